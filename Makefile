@@ -1,0 +1,45 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`. Each makes .venv by itself.
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint types pytest bench browser clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+# No part phones home.
+export RAY_USAGE_STATS_ENABLED := 0
+export MLFLOW_DISABLE_TELEMETRY := true
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help:  ## say what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/ready  ## run the demo sweep on this machine (under 4 minutes) and print its table
+	@$(BIN)/python -m jobs jobs/sweeps/demo.yaml
+
+serve: .venv/ready  ## MLflow UI and API on loopback, over what the sweeps left; Ctrl-C ends
+	@$(BIN)/cops serve
+
+test: lint types pytest  ## everything that CI runs
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+pytest: .venv/ready browser
+	$(BIN)/python -m pytest
+
+# The browser tests need Chromium: installed where that is possible, else those tests say that they were skipped.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
+	  || echo "no chromium here: the browser tests will be skipped (Debian: apt-get install chromium)"
+
+clean:  ## remove the environment and what the tools cached
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
