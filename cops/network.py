@@ -1,0 +1,77 @@
+"""What of a network can be pruned, and how to evaluate it without touching it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.conv import _ConvNd
+
+
+def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Weights of all convolutions and linear layers, by parameter name, in the model's own order.
+
+    Biases and normalisation layers are never pruned. A weight that several layers share is listed once.
+
+    Raises:
+        ValueError: the model has no such weight.
+    """
+    weights = {id(module.weight) for module in model.modules() if isinstance(module, _ConvNd | nn.Linear)}
+    found = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in weights}
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no prunable weights: "
+            "only convolutions (nn.Conv*, nn.ConvTranspose*) and nn.Linear are pruned"
+        )
+    return found
+
+
+class Replica:
+    """A network evaluated on copies of its parameters and buffers, so that the original stays as it is.
+
+    `weights` are the copies of the prunable weights; gradients are taken with respect to them.
+    """
+
+    def __init__(self, model: nn.Module, *, absolute: bool = False, dtype: torch.dtype | None = None) -> None:
+        """Copy `model`'s tensors; with `absolute` their absolute values, with `dtype` the floating ones cast."""
+
+        def copy(tensor: Tensor) -> Tensor:
+            tensor = tensor.detach()
+            if not tensor.is_floating_point():
+                return tensor.clone()
+            tensor = tensor.to(dtype or tensor.dtype, copy=True)
+            return tensor.abs_() if absolute else tensor
+
+        self.model = model
+        self.tensors = {name: copy(tensor) for name, tensor in model.named_parameters()}
+        self.tensors |= {name: copy(tensor) for name, tensor in model.named_buffers()}
+        self.weights = {name: self.tensors[name].requires_grad_() for name in prunable(model)}
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Outputs of the network, `(n, ...)`; `inputs` are brought to its device and precision."""
+        like = next(iter(self.weights.values()))
+        inputs = inputs.to(like.device)
+        if inputs.is_floating_point():
+            inputs = inputs.to(like.dtype)
+        torch.manual_seed(0)  # dropout draws the same units whenever the same batch is seen again
+        outputs: Tensor = functional_call(self.model, self.tensors, (inputs,))
+        return outputs
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, leave modes and the global random state as they were; gradients on, AMP off."""
+    modes = [(module, module.training) for module in model.modules()]
+    device = next(iter(prunable(model).values())).device
+    cuda = [device] if device.type == "cuda" else []
+    try:
+        with (
+            torch.random.fork_rng(devices=cuda),
+            torch.enable_grad(),
+            torch.autocast(device.type, enabled=False),
+        ):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,77 @@
+"""`python -m jobs SWEEP.yaml`: run a sweep, here or as a Ray job."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from jobs.errors import UserError
+from jobs.local import HOST, mlflow_server
+from jobs.settings import Settings
+from jobs.spec import Spec
+
+
+def sweep(path: Path) -> int:
+    """Run the sweep of a file and print what it found; 0, or 1 if a cell is left without a result.
+
+    Raises:
+        UserError: bad input; nothing has been started.
+    """
+    spec, settings = Spec.load(path), Settings.read()
+    console = Console()
+    console.print(f"sweep '{spec.name}': starting MLflow and Ray")
+    # Imported only now: they take seconds, and a mistake in the sweep file should be told at once.
+    from jobs import progress, report, tracking, tune
+
+    with mlflow_server(settings) as uri, tune.connected(spec):
+        tracker = tracking.Tracker(uri)
+        run = tracker.start_sweep(spec)
+        console.print(f"runs and masks: {tracker.page(run)}", soft_wrap=True)
+        status: tracking.RunStatus = "KILLED"
+        try:
+            with progress.shown(console) as show:
+                search = tune.fit(spec, run, uri, show)
+            status = "FINISHED"
+        except Exception:
+            status = "FAILED"
+            raise
+        finally:
+            tracker.end_sweep(run, status)
+
+    found = report.standings(search)
+    for table in report.tables(found):
+        console.print(table)
+    for trial, reason in search.failures.items():
+        console.print(f"failed: {trial.name}: {reason}", soft_wrap=True, markup=False)
+    console.print(_next_steps(spec, settings), soft_wrap=True)
+    return 0 if len(found) == len(search.cells) else 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code of the command: 0, 1 for a sweep with cells that have no result, 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m jobs", description="Run a sweep, here or as a Ray job.")
+    parser.add_argument("sweep", type=Path, help="sweep file, e.g. jobs/sweeps/demo.yaml")
+    try:
+        return sweep(parser.parse_args(arguments).sweep)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _next_steps(spec: Spec, settings: Settings) -> str:
+    workload, api = spec.workloads[0], f"http://{HOST}:{settings.api_port}"
+    query = f"model={workload.model}&data={workload.data}&sparsity={spec.grid.sparsities[-1]:g}"
+    return "\n".join(
+        [
+            "To look further:",
+            f"  make serve        MLflow UI http://{HOST}:{settings.mlflow_port}, API {api}/docs",
+            f"  curl '{api}/v1/masks/best?{query}'",
+            f"  curl -o mask.cops '{api}/v1/masks/ID/file'   with the answer's id; then, in Python:",
+            "  cops.Mask.load('mask.cops').apply(model)",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""What a user did wrong, said in one line."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+from pydantic import BaseModel, ValidationError
+
+
+class UserError(Exception):
+    """Bad input: the message names the key, the value and the remedy. Commands print it and exit with code 2."""
+
+
+def unknown(what: str, value: str, known: Sequence[str]) -> str:
+    """One line about a name that is not one of `known`, with the nearest that is."""
+    close = get_close_matches(value, known, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"unknown {what} '{value}': {hint}known are {', '.join(known)}"
+
+
+def one_line(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first complaint of pydantic in one line: key, value, what is wrong."""
+    first = error.errors()[0]
+    path = [part for part in first["loc"] if isinstance(part, int) or not part.startswith("function-")]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return unknown("key", key, _keys(model, path[:-1])) + more
+    if first["type"] == "missing":
+        return f"key '{key}' is missing: add it{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    value = first["input"]
+    shown = "" if isinstance(value, Mapping) or key == "" else f" = {value!r}"
+    return f"{key}{shown}: {message}{more}".removeprefix(": ")
+
+
+def _keys(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """Full names of the keys allowed at `path` of the nested `model`."""
+    prefix = ""
+    for part in path:
+        if isinstance(part, int):
+            prefix += f"[{part}]"
+            continue
+        prefix += f".{part}"
+        annotation = model.model_fields[part].annotation
+        inner = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return [f"{prefix}.{name}".lstrip(".") for name in model.model_fields]

@@ -1,0 +1,73 @@
+"""What makes two trials, two masks or two score vectors the same: content keys.
+
+A key is the hash of all that decides the result, less what stands at its default: a new option whose default keeps
+the old behaviour keeps the old keys.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from jobs.plan import Trial
+from jobs.spec import Spec
+
+
+def key(kind: str, settings: Any) -> str:
+    """32 hex digits; `kind` keeps keys of different things apart. Settings must be plain JSON values."""
+    text = json.dumps([kind, settings], sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def score_settings(spec: Spec, model: str, data: str, score: str) -> dict[str, Any]:
+    """All that decides a score vector."""
+    return {
+        "model": model,
+        "data": data,
+        "seed": spec.seed,
+        "scoring": spec.scoring.model_dump(mode="json", exclude_defaults=True),
+        "score": score,
+    }
+
+
+def mask_settings(spec: Spec, trial: Trial) -> dict[str, Any]:
+    """All that decides a mask."""
+    cell = trial.cell
+    return {
+        "model": cell.model,
+        "data": cell.data,
+        "seed": spec.seed,
+        "scoring": spec.scoring.model_dump(mode="json", exclude_defaults=True),
+        "target": dict(zip(cell.target, trial.weights, strict=True)),
+        "controls": list(cell.controls),
+        "alpha": list(trial.alpha),
+        "sparsity": cell.sparsity,
+    }
+
+
+def trial_settings(spec: Spec, trial: Trial) -> dict[str, Any]:
+    """All that decides a trial's accuracy."""
+    return {
+        "mask": mask_settings(spec, trial),
+        "training": recipe_settings(spec),
+        "training_seed": trial.training_seed,
+    }
+
+
+def recipe_settings(spec: Spec) -> dict[str, Any]:
+    """All that decides how a masked network is trained, but for the seed."""
+    return spec.training.model_dump(mode="json", exclude_defaults=True)
+
+
+def recipe_key(spec: Spec) -> str:
+    """Content key of the training recipe: accuracies under different recipes are not averaged."""
+    return key("recipe", recipe_settings(spec))
+
+
+def mask_key(spec: Spec, trial: Trial) -> str:
+    """Content key of the trial's mask; what the API calls the mask's id."""
+    return key("mask", mask_settings(spec, trial))
+
+
+def trial_key(spec: Spec, trial: Trial) -> str:
+    """Content key of a trial: equal keys give the same mask, bit for bit, and the same accuracy on one device."""
+    return key("trial", trial_settings(spec, trial))

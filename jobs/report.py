@@ -1,0 +1,117 @@
+"""What a sweep found: its cells' standings and the table of the best masks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import mean, stdev
+
+from rich.table import Table
+
+from jobs.plan import Cell, Trial
+from jobs.search import CellSearch, Search
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A cell's winner, judged by its confirmation runs; by its search run alone where there are none.
+
+    Args:
+        trial: the winner, as searched.
+        runs: how many runs the figures are the mean of.
+        confirmed: whether those are confirmations; a search run's accuracy is biased upward by having won.
+        validation: mean accuracy, in [0, 1].
+        error: standard error of `validation`; None for a single run.
+        test: mean test accuracy; None without confirmations.
+    """
+
+    cell: Cell
+    trial: Trial
+    runs: int
+    confirmed: bool
+    validation: float
+    error: float | None
+    test: float | None
+
+
+def standing(search: CellSearch) -> Standing | None:
+    """Where a cell stands; None while it has no result."""
+    winner = search.winner
+    if winner is None:
+        return None
+    ended = [(trial, outcome) for trial, outcome in search.outcomes.items() if outcome is not None]
+    confirmations = [outcome for trial, outcome in ended if trial.kind == "confirmation"]
+    judged = confirmations or [outcome for trial, outcome in ended if trial == winner]
+    validation = [outcome["validation_accuracy"] for outcome in judged]
+    test = [outcome["test_accuracy"] for outcome in confirmations]
+    return Standing(
+        cell=search.cell,
+        trial=winner,
+        runs=len(judged),
+        confirmed=bool(confirmations),
+        validation=mean(validation),
+        error=stdev(validation) / len(validation) ** 0.5 if len(validation) > 1 else None,
+        test=mean(test) if test else None,
+    )
+
+
+def standings(search: Search) -> list[Standing]:
+    """Standings of all cells that have one."""
+    return [found for cell in search.cells.values() if (found := standing(cell)) is not None]
+
+
+def best_masks(found: Sequence[Standing]) -> dict[float, Standing]:
+    """The best COPS mask of each sparsity, by validation accuracy; test accuracy has no say."""
+    cops = sorted((one for one in found if one.cell.tunable), key=lambda one: (one.cell.sparsity, -one.validation))
+    return {sparsity: next(group) for sparsity, group in groupby(cops, key=lambda one: one.cell.sparsity)}
+
+
+def tables(found: Sequence[Standing]) -> list[Table]:
+    """One table per workload: a column per sparsity, the best COPS mask above, the baselines below."""
+    workloads = dict.fromkeys((one.cell.model, one.cell.data) for one in found)
+    return [_table(*where, [one for one in found if (one.cell.model, one.cell.data) == where]) for where in workloads]
+
+
+def _table(model: str, data: str, found: Sequence[Standing]) -> Table:
+    best = best_masks(found)
+    baselines = {(one.cell.method, one.cell.sparsity): one for one in found if not one.cell.tunable}
+    sparsities = sorted({one.cell.sparsity for one in found if one.cell.target})
+    runs = max(one.runs for one in found)
+    judged = (
+        f"mean ± standard error of {runs} confirmation runs" if found[0].confirmed else "one search run, not confirmed"
+    )
+    table = Table(title=f"{model} on {data}: accuracy in %, {judged}", title_justify="left")
+    table.add_column("sparsity")
+    for sparsity in sparsities:
+        table.add_column(f"{sparsity:g}", justify="right")
+
+    columns = [best.get(sparsity) for sparsity in sparsities]
+    table.add_row("best COPS mask", *map(_accuracy, columns), style="bold")
+    table.add_row("  target|control", *(one.cell.method if one else "" for one in columns))
+    table.add_row("  alpha", *(_numbers(one.trial.alpha) if one else "" for one in columns))
+    if any(one and len(one.trial.weights) > 1 for one in columns):
+        table.add_row("  target weights", *(_weights(one) for one in columns))
+    table.add_row("  test accuracy", *(_percent(one.test) if one else "" for one in columns), end_section=True)
+    for method in dict.fromkeys(one.cell.method for one in found if not one.cell.tunable and one.cell.target):
+        table.add_row(method, *(_accuracy(baselines.get((method, sparsity))) for sparsity in sparsities))
+    dense = next((one for one in found if not one.cell.target), None)
+    if dense is not None:
+        table.add_row("dense, sparsity 0", *[_accuracy(dense)] * len(sparsities))
+    return table
+
+
+def _accuracy(one: Standing | None) -> str:
+    if one is None:
+        return "-"
+    return _percent(one.validation) + (f" ± {100 * one.error:.1f}" if one.error is not None else "")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
+
+
+def _weights(one: Standing | None) -> str:
+    return _numbers(one.trial.weights) if one is not None and len(one.trial.weights) > 1 else ""

@@ -1,0 +1,165 @@
+"""The sweep file: typed and validated before any work starts."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from cops import SCORES
+from jobs.errors import UserError, one_line, unknown
+from jobs.workloads import DATA, MODELS
+
+DENSE = "dense"
+
+
+def _one_of(what: str, known: tuple[str, ...]) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if value not in known:
+            raise ValueError(unknown(what, str(value), known))
+        return value
+
+    return BeforeValidator(check)
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [value for value in values if values.count(value) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} is named twice: name it once")
+    return values
+
+
+ScoreName = Annotated[str, _one_of("score", tuple(SCORES))]
+Sparsity = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of the sweep file: unknown keys are refused, nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Workload(Section):
+    """A network and the data it is pruned and trained on."""
+
+    model: Annotated[str, _one_of("model", tuple(MODELS))]
+    data: Annotated[str, _one_of("data set", tuple(DATA))]
+
+
+class Pair(Section):
+    """What a mask is chosen by: the best for the target while every control reaches its tuned level."""
+
+    target: Annotated[
+        tuple[ScoreName, ...],
+        BeforeValidator(_as_tuple),
+        Field(min_length=1, description="a score, or several whose weights are tuned"),
+    ]
+    controls: Annotated[
+        tuple[ScoreName, ...],
+        BeforeValidator(_as_tuple),
+        Field(min_length=1, description="scores kept above a level"),
+    ]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _distinct(self.target)
+        _distinct(self.controls)
+        return self
+
+
+class Grid(Section):
+    """Every pair is tried at every sparsity; each combination is a cell with a study of its own."""
+
+    pairs: tuple[Pair, ...] = Field(min_length=1)
+    sparsities: tuple[Sparsity, ...] = Field(min_length=1, description="fractions of the weights to remove")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _distinct(self.pairs)
+        _distinct(self.sparsities)
+        return self
+
+
+class Scoring(Section):
+    """The training images that data-driven scores see; the same for every score."""
+
+    batches: int = Field(1, ge=1)
+    batch_size: int = Field(256, ge=1)
+
+
+class Search(Section):
+    """How Optuna tunes alpha and target weights, per cell."""
+
+    sampler: Literal["tpe", "random"] = "tpe"
+    trials: int = Field(8, ge=1, description="distinct trials per cell")
+
+
+class Training(Section):
+    """SGD with Nesterov momentum and a cosine schedule down to zero."""
+
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(128, ge=1)
+    learning_rate: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+
+
+class Resources(Section):
+    """What one trial takes; fractions of a GPU let small trials share one."""
+
+    cpu: float = Field(1, gt=0)
+    gpu: float = Field(0, ge=0)
+
+
+class Spec(Section):
+    """A sweep."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="letters, digits, '.', '_', '-'")
+    experiment: str = Field("cops", min_length=1, description="MLflow experiment that the runs go to")
+    workloads: tuple[Workload, ...] = Field(min_length=1)
+    grid: Grid
+    baselines: tuple[Annotated[str, _one_of("baseline", (DENSE, *SCORES))], ...] = (DENSE, *SCORES)
+    scoring: Scoring = Scoring()
+    search: Search = Search()
+    training: Training = Training()
+    confirmations: int = Field(
+        3, ge=0, description="runs with fresh training seeds for each cell's winner and each baseline"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="of initial weights, scored images and search")
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _distinct(self.workloads)
+        _distinct(self.baselines)
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a sweep file.
+
+        Raises:
+            UserError: one line that names the file, the key, the value and what it should be.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UserError(
+                f"sweep file '{path}' does not exist: give the path of a YAML file, e.g. jobs/sweeps/demo.yaml"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"sweep file '{path}' cannot be read: {error}") from None
+        try:
+            tree = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(tree, dict):
+            raise UserError(f"{path} must hold keys and values (name: ..., grid: ...), but holds {tree!r}")
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise UserError(f"{path}: {one_line(error, cls)}") from None

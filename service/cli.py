@@ -1,0 +1,37 @@
+"""The console command `cops`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.errors import UserError
+from jobs.settings import Settings
+
+app = typer.Typer(help="COPS: sweeps that find the best mask of a network.", no_args_is_help=True)
+
+
+@app.command()
+def sweep(file: Annotated[Path, typer.Argument(help="sweep file, e.g. jobs/sweeps/demo.yaml")]) -> None:
+    """Run a sweep, here or in the Ray cluster that RAY_ADDRESS names; the same as `python -m jobs FILE`."""
+    from jobs.__main__ import sweep as run_sweep
+
+    raise typer.Exit(run_sweep(file))
+
+
+@app.command()
+def serve() -> None:
+    """Serve MLflow's UI and the API on loopback, over what the sweeps left."""
+    from service.serve import serve as run_serve
+
+    run_serve(Settings.read())
+
+
+def main() -> None:
+    """Run the command; bad input is one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

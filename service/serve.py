@@ -1,0 +1,22 @@
+"""MLflow's UI and the API, on loopback, over what the sweeps left."""
+
+import uvicorn
+from rich.console import Console
+
+from jobs.local import HOST, mlflow_server, require_free_port
+from jobs.settings import Settings
+from service.app import create_app
+
+
+def serve(settings: Settings) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        UserError: a port is in use; nothing has been started.
+    """
+    require_free_port("COPS_API_PORT", settings.api_port)
+    console = Console()
+    console.print("starting MLflow")
+    with mlflow_server(settings) as uri:
+        console.print(f"MLflow UI  {uri}\nAPI        http://{HOST}:{settings.api_port}/docs\nCtrl-C ends both")
+        uvicorn.run(create_app(uri), host=HOST, port=settings.api_port, log_level="warning")
