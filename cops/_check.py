@@ -26,13 +26,9 @@ def check(target: Tensor, controls: Sequence[Tensor], keep: int, kappa: Sequence
     if not len(target):
         raise ValueError("target is empty: there is nothing to prune")
     if isinstance(keep, bool) or not isinstance(keep, int) or not 0 <= keep <= len(target):
-        raise ValueError(
-            f"keep is {keep!r}: give a whole number from 0 to the {len(target)} entries of target"
-        )
+        raise ValueError(f"keep is {keep!r}: give a whole number from 0 to the {len(target)} entries of target")
     if len(kappa) != len(controls):
-        raise ValueError(
-            f"kappa has {len(kappa)} levels for {len(controls)} controls: give one level per control"
-        )
+        raise ValueError(f"kappa has {len(kappa)} levels for {len(controls)} controls: give one level per control")
     for k, level in enumerate(kappa):
         if not math.isfinite(level):
             raise ValueError(f"kappa[{k}] is {level}: give a finite level")

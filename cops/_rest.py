@@ -32,9 +32,7 @@ class Rest:
         device = scores[0].device
         mask = torch.zeros(len(scores[0]), dtype=torch.bool, device=device)
         index = torch.arange(len(mask), device=device)
-        return cls(
-            mask, index, torch.stack([score.double() for score in scores]), keep, levels, [0.0] * len(levels)
-        )
+        return cls(mask, index, torch.stack([score.double() for score in scores]), keep, levels, [0.0] * len(levels))
 
     def force(self, control: int, edge: float) -> "Rest":
         """Decide what `control` (a row of scores) at its best decides alone: all entries off its `edge`."""

@@ -42,9 +42,7 @@ def to_binary(x: Tensor, scores: Tensor, margin: Tensor, keep: int, levels: list
     return mask
 
 
-def _exhaust(
-    mask: Tensor, free: Tensor, scores: Tensor, keep: int, levels: list[float]
-) -> tuple[Tensor, float]:
+def _exhaust(mask: Tensor, free: Tensor, scores: Tensor, keep: int, levels: list[float]) -> tuple[Tensor, float]:
     """Decide the entries `free` by trying every choice; also how far below its level a control stays."""
     mask = mask.clone()
     mask[free] = False

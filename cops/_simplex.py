@@ -103,9 +103,7 @@ def _inverse(matrix: Tensor) -> Tensor:
     """
     count = len(matrix)
     unit = range(count)
-    system = [
-        [*map(Fraction, row), *(Fraction(i == j) for j in unit)] for i, row in enumerate(matrix.tolist())
-    ]
+    system = [[*map(Fraction, row), *(Fraction(i == j) for j in unit)] for i, row in enumerate(matrix.tolist())]
     for j in unit:
         pivot = next(i for i in range(j, count) if system[i][j])
         system[j], system[pivot] = system[pivot], system[j]

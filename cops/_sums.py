@@ -11,9 +11,7 @@ def total(values: Tensor) -> float:
     """Sum of `values` (n,) in float64, bit for bit the same for any number of threads."""
     while len(values) > ROW:
         whole = len(values) // ROW * ROW
-        values = torch.cat(
-            [values[:whole].view(-1, ROW).sum(1, dtype=torch.float64), values[whole:].double()]
-        )
+        values = torch.cat([values[:whole].view(-1, ROW).sum(1, dtype=torch.float64), values[whole:].double()])
     return float(values.sum(dtype=torch.float64))
 
 

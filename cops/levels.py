@@ -10,9 +10,7 @@ from cops._sums import kept, total
 from cops.lp import top
 
 
-def relative_kappa(
-    alpha: Sequence[float], target: Tensor, controls: Sequence[Tensor], keep: int
-) -> list[float]:
+def relative_kappa(alpha: Sequence[float], target: Tensor, controls: Sequence[Tensor], keep: int) -> list[float]:
     """Levels between what the target alone gives each control and the control's best.
 
     `kappa_k = (1 - alpha_k) <s_k, M_0> + alpha_k <s_k, M_k>`, with `M_0` the mask of the target alone and
@@ -84,9 +82,7 @@ def weighted_target(scores: Mapping[str, Tensor], weights: Mapping[str, float]) 
 
     """
     if scores.keys() != weights.keys() or not scores:
-        raise ValueError(
-            f"weights are for {sorted(weights)}, scores are {sorted(scores)}: give one weight per score"
-        )
+        raise ValueError(f"weights are for {sorted(weights)}, scores are {sorted(scores)}: give one weight per score")
     for name, weight in weights.items():
         if not weight >= 0.0:
             raise ValueError(f"weights[{name!r}] is {weight}: give a number that is not negative")

@@ -153,9 +153,7 @@ def _raise(scores: list[Tensor], y: list[float], control: int, edge: float) -> l
     return raised
 
 
-def _certify(
-    scores: list[Tensor], mask: Tensor, multipliers: list[float], keep: int, levels: list[float]
-) -> Solution:
+def _certify(scores: list[Tensor], mask: Tensor, multipliers: list[float], keep: int, levels: list[float]) -> Solution:
     """Measure mask and dual point on all scores.
 
     The gap is summed from its parts, none of them negative: what each entry on the wrong side of the
@@ -176,9 +174,7 @@ def _certify(
         gap += weight * excess
         slack.append(max(0.0, -excess))
     gap = max(gap, 0.0)
-    return Solution(
-        mask, tuple(multipliers), tau, objective, objective + gap, gap, tuple(values), tuple(slack)
-    )
+    return Solution(mask, tuple(multipliers), tau, objective, objective + gap, gap, tuple(values), tuple(slack))
 
 
 def _blame(controls: list[Tensor], keep: int, levels: list[float]) -> None:

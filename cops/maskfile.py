@@ -107,17 +107,16 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _encode_layer(mask: Tensor) -> tuple[dict[str, Any], bytes]:
     """`mask` is bool `(d,)`; the layer's entry in the header and its bits."""
     ones = int(mask.sum())
-    options = [({"code": "bits", "low": 0, "ones": ones}, None)]
-    for code, count in (("ones", ones), ("zeros", len(mask) - ones)):
-        low = max(0, (len(mask) // max(count, 1)).bit_length() - 1)
-        size = low * count + (len(mask) >> low) + count + 1
-        if size < len(mask):
-            options.append(({"code": code, "low": low, "ones": ones}, size))
-    entry, _ = min(options, key=lambda option: option[1] or len(mask))
-    if entry["code"] == "bits":
+    code, low, smallest = "bits", 0, len(mask)
+    for name, count in (("ones", ones), ("zeros", len(mask) - ones)):
+        split = max(0, (len(mask) // max(count, 1)).bit_length() - 1)
+        size = split * count + (len(mask) >> split) + count + 1
+        if size < smallest:
+            code, low, smallest = name, split, size
+    entry = {"code": code, "low": low, "ones": ones}
+    if code == "bits":
         return entry, _pack(mask)
-    low = entry["low"]
-    positions = (mask if entry["code"] == "ones" else ~mask).nonzero().flatten()
+    positions = (mask if code == "ones" else ~mask).nonzero().flatten()
     unary = torch.zeros((len(mask) >> low) + len(positions) + 1, dtype=torch.bool)
     unary[(positions >> low) + torch.arange(len(positions))] = True
     lows = (positions[:, None] >> torch.arange(low)) & 1

@@ -59,7 +59,7 @@ def accuracy(model: nn.Module, samples: Samples, batch_size: int = 1024) -> floa
         (model(x).argmax(1) == y).sum().item()
         for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
     )
-    return correct / len(labels)
+    return float(correct / len(labels))
 
 
 def to_device(samples: Samples, device: torch.device) -> Samples:

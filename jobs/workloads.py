@@ -44,7 +44,8 @@ def digits() -> Dataset:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     train, validation, test = order.split([1077, 360, 360])
     inputs = (inputs - inputs[train].mean()) / inputs[train].std()
-    return Dataset(*((inputs[part], labels[part]) for part in (train, validation, test)), classes=10)
+    fit, steer, final = ((inputs[part], labels[part]) for part in (train, validation, test))
+    return Dataset(fit, steer, final, classes=10)
 
 
 def convnet(shape: tuple[int, int, int], classes: int) -> nn.Module:

@@ -13,9 +13,7 @@ from cops.levels import relative_kappa
 KINDS = ("plain", "integer", "wide", "sparse")
 
 
-def random_scores(
-    kind: str, count: int, d: int, seed: int, dtype: torch.dtype = torch.float64
-) -> list[Tensor]:
+def random_scores(kind: str, count: int, d: int, seed: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """`count` scores (d,): "integer" has many ties, "wide" spans 12 orders, "sparse" has zeros."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(count, d))

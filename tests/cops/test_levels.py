@@ -29,9 +29,7 @@ def test_normalised_scores_have_l1_norm_1(dtype: torch.dtype) -> None:
     normal = normalise(scores)
     assert normal.shape == scores.shape
     assert normal.dtype == dtype
-    assert float(normal.double().abs().sum()) == pytest.approx(
-        1.0, rel=1e-6 if dtype == torch.float32 else 1e-12
-    )
+    assert float(normal.double().abs().sum()) == pytest.approx(1.0, rel=1e-6 if dtype == torch.float32 else 1e-12)
     assert torch.equal(normal.sign(), scores.sign())
 
 

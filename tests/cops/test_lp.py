@@ -131,9 +131,7 @@ def test_alpha_0_is_the_target_alone_and_alpha_1_the_control_alone(kind: str) ->
         level = relative_kappa([1.0], target, [control], keep)
         solution = solve(target, [control], keep, level)
         assert solution.slack == (0.0,)
-        assert solution.controls[0] == pytest.approx(
-            float(control[top(control, keep)].sum()), rel=1e-14, abs=1e-300
-        )
+        assert solution.controls[0] == pytest.approx(float(control[top(control, keep)].sum()), rel=1e-14, abs=1e-300)
         if kind == "plain":
             assert bool((solution.mask >= (top(control, keep) & (control > 0))).all())
 
