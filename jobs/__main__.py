@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.errors import UserError
-from jobs.local import HOST, mlflow_server
+from jobs.local import HOST, check, mlflow_server
 from jobs.settings import Settings
 from jobs.spec import Spec
 
@@ -19,6 +19,7 @@ def sweep(path: Path) -> int:
         UserError: bad input; nothing has been started.
     """
     spec, settings = Spec.load(path), Settings.read()
+    check(settings)
     console = Console()
     console.print(f"sweep '{spec.name}': starting MLflow and Ray")
     # Imported only now: they take seconds, and a mistake in the sweep file should be told at once.
