@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+
+# The networks are small and workers share the cores: more threads would only wait for one another.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "jobs" / "sweeps" / "smoke.yaml"
