@@ -76,6 +76,8 @@ def decode(data: bytes, source: str = "the data") -> tuple[dict[str, Tensor], di
         header = json.loads(zlib.decompressobj().decompress(body[PREFIX.size : PREFIX.size + length], LARGEST_HEADER))
         at, kept = PREFIX.size + length, {}
         for layer in header["layers"]:
+            if not all(type(size) is int and size > 0 for size in layer["shape"]):
+                raise ValueError(f"layer '{layer['name']}' has shape {layer['shape']}")
             block = body[at : at + layer["bytes"]]
             kept[str(layer["name"])] = _decode_layer(block, layer, prod(layer["shape"])).reshape(layer["shape"])
             at += layer["bytes"]
@@ -104,15 +106,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return decode(path.read_bytes(), f"'{path}'")
 
 
+def _form(size: int, ones: int) -> tuple[str, int, int]:
+    """The smallest form of a layer of `size` weights, `ones` of them kept: its code, low bits and total bits."""
+    best = ("bits", 0, size)
+    for code, count in (("ones", ones), ("zeros", size - ones)):
+        low = max(0, (size // max(count, 1)).bit_length() - 1)
+        best = min(best, (code, low, low * count + (size >> low) + count + 1), key=lambda form: form[2])
+    return best
+
+
 def _encode_layer(mask: Tensor) -> tuple[dict[str, Any], bytes]:
     """`mask` is bool `(d,)`; the layer's entry in the header and its bits."""
     ones = int(mask.sum())
-    code, low, smallest = "bits", 0, len(mask)
-    for name, count in (("ones", ones), ("zeros", len(mask) - ones)):
-        split = max(0, (len(mask) // max(count, 1)).bit_length() - 1)
-        size = split * count + (len(mask) >> split) + count + 1
-        if size < smallest:
-            code, low, smallest = name, split, size
+    code, low, _ = _form(len(mask), ones)
     entry = {"code": code, "low": low, "ones": ones}
     if code == "bits":
         return entry, _pack(mask)
@@ -124,19 +130,23 @@ def _encode_layer(mask: Tensor) -> tuple[dict[str, Any], bytes]:
 
 
 def _decode_layer(block: bytes, entry: Mapping[str, Any], size: int) -> Tensor:
-    """Bool `(size,)`; the inverse of `_encode_layer`."""
-    bits, low = _unpack(block), entry["low"]
-    if entry["code"] == "bits":
+    """Bool `(size,)`; the inverse of `_encode_layer`. Only the form that a writer chooses is read."""
+    code, low, length = _form(size, entry["ones"])
+    stated = (entry["code"], entry["low"], entry["bytes"])
+    if stated != (code, low, -(-length // 8)) or len(block) != entry["bytes"]:
+        raise ValueError(f"layer '{entry['name']}' is not in the form of {entry['ones']} of {size} weights")
+    bits = _unpack(block)
+    if code == "bits":
         mask = bits[:size]
     else:
-        count = entry["ones"] if entry["code"] == "ones" else size - entry["ones"]
+        count = entry["ones"] if code == "ones" else size - entry["ones"]
         lows = bits[: low * count].reshape(count, low).long()
         high = bits[low * count :].nonzero().flatten() - torch.arange(count)
         positions = (high << low) + (lows << torch.arange(low)).sum(1)
         mask = torch.zeros(size, dtype=torch.bool)
         mask[positions] = True
-        mask = mask if entry["code"] == "ones" else ~mask
-    if len(mask) != size or int(mask.sum()) != entry["ones"]:
+        mask = mask if code == "ones" else ~mask
+    if int(mask.sum()) != entry["ones"]:
         raise ValueError(f"layer '{entry['name']}' does not hold the {entry['ones']} of {size} weights it names")
     return mask
 

@@ -75,6 +75,11 @@ def combine(
         if name not in scores:
             raise ValueError(f"no scores for '{name}': there are {', '.join(scores)}")
     shapes = {name: values.shape for name, values in scores[next(iter(weights))].items()}
+    for name in (*weights, *controls):
+        if {key: values.shape for key, values in scores[name].items()} != shapes:
+            raise ValueError(
+                f"scores '{name}' and '{next(iter(weights))}' have different names or shapes of parameters"
+            )
     vectors = {name: normalise(flatten(scores[name])) for name in (*weights, *controls)}
     dtype = torch.float64 if any(v.dtype == torch.float64 for v in vectors.values()) else torch.float32
     vectors = {name: vector.to(dtype) for name, vector in vectors.items()}

@@ -1,6 +1,7 @@
 """What all scorers share: their signature, their promises and the gradient of the loss."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import update_wrapper
 from typing import Concatenate, ParamSpec, TypeAlias
 
@@ -46,22 +47,32 @@ def scorer(function: Scorer[Options]) -> Scorer[Options]:
     return score
 
 
+@contextmanager
+def usable(name: str, number: int, *tensors: Tensor) -> Iterator[None]:
+    """Turn what a network says about a batch that does not fit it into a ScoreError that names the batch."""
+    try:
+        yield
+    except (RuntimeError, IndexError, ValueError) as error:
+        shapes = " and labels ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise ScoreError(f"score '{name}': the model cannot use batch {number}, inputs {shapes}: {error}") from error
+
+
+def require(name: str, batches: Batches, what: str) -> None:
+    """Refuse to score without a batch."""
+    if not batches:
+        raise ScoreError(f"score '{name}' needs {what}: give at least one batch (inputs, labels)")
+
+
 def losses(name: str, network: Replica, batches: Batches, temperature: float = 1.0) -> Iterator[Tensor]:
     """Cross-entropy of logits / `temperature`, batch by batch, weighted so that they sum to the mean over all
     samples: how the samples are cut into batches then makes no difference.
     """
-    if not batches:
-        raise ScoreError(f"score '{name}' needs data: give at least one batch (inputs, labels)")
+    require(name, batches, "data")
     total = sum(len(labels) for _, labels in batches)
     for number, (inputs, labels) in enumerate(batches):
-        try:
+        with usable(name, number, inputs, labels):
             logits = network(inputs)
             loss = cross_entropy(logits / temperature, labels.to(logits.device))
-        except (RuntimeError, IndexError, ValueError) as error:
-            raise ScoreError(
-                f"score '{name}': the model cannot use batch {number}, inputs {tuple(inputs.shape)} and labels "
-                f"{tuple(labels.shape)}: {error}"
-            ) from error
         yield loss * (len(labels) / total)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from cops.network import Replica
-from cops.scores.base import Batches, ScoreError, Scores, gradients, scorer
+from cops.scores.base import Batches, Scores, gradients, require, scorer, usable
 
 
 @scorer
@@ -17,10 +17,11 @@ def synflow(model: nn.Module, batches: Batches) -> Scores:
     Source: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
     NeurIPS 2020, equation 2 and algorithm 1.
     """
-    if not batches:
-        raise ScoreError("score 'synflow' needs one batch, for the shape of an input")
+    require("synflow", batches, "the shape of an input")
     model.eval()
     network = Replica(model, absolute=True, dtype=torch.float64)
     ones = torch.ones_like(batches[0][0][:1], dtype=torch.float64)
-    gradient = gradients(network(ones).sum(), network.weights)
+    with usable("synflow", 0, ones):
+        flow = network(ones).sum()
+    gradient = gradients(flow, network.weights)
     return {name: (weight.detach() * gradient[name]).abs_() for name, weight in network.weights.items()}
