@@ -74,12 +74,16 @@ def tables(found: Sequence[Standing]) -> list[Table]:
 def legend(found: Sequence[Standing]) -> str:
     """What the tables' figures are."""
     runs = max((one.runs for one in found if one.confirmed), default=0)
-    if runs == 0:
-        return "validation accuracy in %, of one search run each: not confirmed, winners are biased upward"
-    return (
-        f"validation accuracy in %, {'mean ± standard error of' if runs > 1 else 'of'} {runs} confirmation "
-        f"run{'s' if runs > 1 else ''} with fresh training seeds; test accuracy chose nothing"
-    )
+    lines = ["Validation accuracy in %" + (", the best of each column in bold." if found else ".")]
+    if runs:
+        lines.append(
+            f"Means ± standard error of up to {runs} runs with fresh training seeds; test accuracy chose nothing."
+            if runs > 1
+            else "One run with a fresh training seed each; test accuracy chose nothing."
+        )
+    if not all(one.confirmed for one in found):
+        lines.append("* one search run, not confirmed: a winner's accuracy is biased upward.")
+    return "\n".join(lines)
 
 
 def _table(model: str, data: str, found: Sequence[Standing]) -> Table:
@@ -113,6 +117,7 @@ def _accuracy(one: Standing | None, rivals: Mapping[float, float]) -> str:
     if one is None:
         return "-"
     text = _percent(one.validation) + (f" ± {100 * one.error:.1f}" if one.error is not None else "")
+    text += "" if one.confirmed else "*"
     return f"[bold green]{text}[/]" if rivals.get(one.cell.sparsity) == one.validation else text
 
 
