@@ -70,6 +70,21 @@ class Mask:
         either = sum(int((a | b).sum()) for a, b in pairs)
         return sum(int((a & b).sum()) for a, b in pairs) / either if either else 1.0
 
+    def check(self, weights: Mapping[str, Tensor]) -> None:
+        """Refuse the prunable weights of another network.
+
+        Raises:
+            ValueError: the mask has a parameter that is not among `weights`, or has another shape there.
+        """
+        wanted = {name: tuple(kept.shape) for name, kept in self.kept.items()}
+        found = {name: tuple(weight.shape) for name, weight in weights.items()}
+        if missing := wanted.items() - found.items():
+            name, shape = min(missing)
+            raise ValueError(
+                f"the mask is for another network: it has '{name}' of shape {shape}, the model has "
+                + (f"{found[name]}" if name in found else f"{', '.join(found)}")
+            )
+
     def apply(self, model: nn.Module) -> nn.Module:
         """Set the removed weights of `model` to exactly zero, in place, and return it.
 
@@ -79,14 +94,7 @@ class Mask:
             ValueError: the model's prunable weights are not those of the mask; it is then left as it was.
         """
         weights = prunable(model)
-        wanted = {name: tuple(kept.shape) for name, kept in self.kept.items()}
-        found = {name: tuple(weight.shape) for name, weight in weights.items()}
-        if missing := wanted.items() - found.items():
-            name, shape = min(missing)
-            raise ValueError(
-                f"the mask is for another network: it has '{name}' of shape {shape}, the model has "
-                + (f"{found[name]}" if name in found else f"{', '.join(found)}")
-            )
+        self.check(weights)
         with torch.no_grad():
             for name, kept in self.kept.items():
                 weights[name].masked_fill_(~kept.to(weights[name].device), 0)

@@ -2,11 +2,46 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+Layer: TypeAlias = _ConvNd | nn.Linear
+
+
+def layers(model: nn.Module) -> dict[str, list[Layer]]:
+    """The layers that use each prunable weight, by parameter name: several where a weight is shared.
+
+    Raises:
+        ValueError: the model has no prunable weight.
+    """
+    users: dict[int, list[Layer]] = {}
+    for module in model.modules():
+        if isinstance(module, Layer):
+            users.setdefault(id(module.weight), []).append(module)
+    return {name: users[id(weight)] for name, weight in prunable(model).items()}
+
+
+def rows(values: Tensor, layer: Layer) -> Tensor:
+    """One row per output filter, `(filters, weights of a filter)`, of values shaped like the layer's weight.
+
+    A transposed convolution stores `(in, out / groups, ...)`; its filters are gathered from all inputs of a group.
+    """
+    if isinstance(layer, _ConvTransposeNd):
+        values = values.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+    return values.flatten(1)
+
+
+def unrows(values: Tensor, layer: Layer) -> Tensor:
+    """The inverse of `rows`."""
+    if isinstance(layer, _ConvTransposeNd):
+        shape = layer.weight.shape
+        filters = values.reshape(layer.groups, shape[1], shape[0] // layer.groups, *shape[2:])
+        return filters.transpose(1, 2).reshape(shape)
+    return values.reshape(layer.weight.shape)
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -8,8 +8,14 @@ from typing import Any
 from torch import nn
 
 from cops.scores.base import Batches, ScoreError, Scores
+from cops.scores.entropy_filter import entropy_filter
+from cops.scores.fisher import fisher
+from cops.scores.force import force
+from cops.scores.gradnorm import gradnorm
 from cops.scores.grasp import grasp
+from cops.scores.l1_filter import l1_filter
 from cops.scores.magnitude import magnitude
+from cops.scores.ntk_sap import ntk_sap
 from cops.scores.random import random
 from cops.scores.snip import snip
 from cops.scores.synflow import synflow
@@ -22,6 +28,12 @@ SCORES: dict[str, Callable[..., Scores]] = {
     "snip": snip,
     "grasp": grasp,
     "synflow": synflow,
+    "gradnorm": gradnorm,
+    "force": force,
+    "fisher": fisher,
+    "ntk_sap": ntk_sap,
+    "l1_filter": l1_filter,
+    "entropy_filter": entropy_filter,
 }
 
 

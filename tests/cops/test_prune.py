@@ -99,8 +99,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("change", "message"), BAD)
 def test_what_prune_cannot_mean_is_refused_and_nothing_changed(change: dict[str, Any], message: str) -> None:
     model = convnet()
+    options: Any = {"target": "snip", "sparsity": 0.5} | change
     with unchanged(model), pytest.raises(ValueError, match=message):
-        prune(model, [images(4, 2, 8, 8)], **({"target": "snip", "sparsity": 0.5} | change))
+        prune(model, [images(4, 2, 8, 8)], **options)
 
 
 def test_scores_that_are_missing_or_do_not_match_are_refused() -> None:
