@@ -122,7 +122,14 @@ class Spec(Section):
     experiment: str = Field("cops", min_length=1, description="MLflow experiment that the runs go to")
     workloads: tuple[Workload, ...] = Field(min_length=1)
     grid: Grid
-    baselines: tuple[Annotated[str, _one_of("baseline", (DENSE, *SCORES))], ...] = (DENSE, *SCORES)
+    baselines: tuple[Annotated[str, _one_of("baseline", (DENSE, *SCORES))], ...] = (
+        DENSE,
+        "random",
+        "magnitude",
+        "snip",
+        "grasp",
+        "synflow",
+    )
     scoring: Scoring = Scoring()
     search: Search = Search()
     training: Training = Training()
