@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 
 import cops
 from cops import Mask
+from cops.flat import flatten
 from cops.network import prunable
-from cops.prune import flatten
 from cops.scores import SCORES, ScoreError, Scores, score
 from tests.cops.networks import Residual, Tied, convnet, images, mlp, mlp_batch, randomised, unchanged
 
