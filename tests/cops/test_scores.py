@@ -147,6 +147,18 @@ def test_every_kind_of_layer_has_scores(name: str, build: str) -> None:
     assert len(scores) == 2
 
 
+@pytest.mark.parametrize("name", SCORES)
+def test_a_layer_registered_twice_is_put_back(name: str) -> None:
+    torch.manual_seed(0)
+    layer, activation = nn.Linear(4, 4), nn.PReLU()
+    model = nn.Sequential(layer, activation, layer, activation, nn.Linear(4, 3)).double()
+    with unchanged(model):
+        scores = score(name, model, [images(8, 4)])
+    assert list(scores) == ["0.weight", "4.weight"]
+    if name == "snip":
+        torch.testing.assert_close(scores["0.weight"], oracle("snip", model, [images(8, 4)])["0.weight"])
+
+
 def test_a_shared_weight_gets_the_gradient_of_all_its_uses() -> None:
     torch.manual_seed(0)
     model = Tied().double()
