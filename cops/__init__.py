@@ -4,6 +4,7 @@ Keep the weights of a network that are best for a target score while control sco
 linear program over all weights, and the scores, masks and files around it.
 """
 
+from cops.health import Health
 from cops.levels import relative_kappa
 from cops.lp import InfeasibleError, Solution, solve
 from cops.mask import Mask
@@ -13,6 +14,7 @@ from cops.scores import SCORES, ScoreError, score
 
 __all__ = [
     "SCORES",
+    "Health",
     "InfeasibleError",
     "Mask",
     "MaskFileError",

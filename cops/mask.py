@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cops import maskfile
+from cops.health import Health, health
 from cops.network import prunable
 
 
@@ -55,6 +56,15 @@ class Mask:
     def layer_density(self) -> dict[str, float]:
         """Fraction KEPT of each parameter, in [0, 1]; 0 marks an emptied layer (layer collapse)."""
         return {name: int(kept.sum()) / kept.numel() for name, kept in self.kept.items()}
+
+    def health(self, model: nn.Module, inputs: Tensor) -> Health:
+        """Densities, emptied layers and dead weights on a network that takes `inputs`; see `cops.health`.
+
+        Raises:
+            ValueError: the mask is for another network, or the model cannot take the inputs.
+        """
+        self.check(prunable(model))
+        return health(model, self.kept, inputs)
 
     def similarity(self, other: "Mask") -> float:
         """Jaccard similarity `|A and B| / |A or B|` in [0, 1]; two empty masks are alike.

@@ -79,6 +79,15 @@ class Replica:
             return tensor.abs_() if absolute else tensor
 
         self.model = model
+        # Where each tensor is used. Left to itself, functional_call does not put back what a module registered under
+        # two names had.
+        names = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
+        self.places = {
+            f"{path}.{key}".lstrip("."): names[id(tensor)]
+            for path, module in model.named_modules()
+            for key, tensor in (*module._parameters.items(), *module._buffers.items())
+            if tensor is not None
+        }
         self.tensors = {name: copy(tensor) for name, tensor in model.named_parameters()}
         self.tensors |= {name: copy(tensor) for name, tensor in model.named_buffers()}
         self.weights = {name: self.tensors[name].requires_grad_() for name in prunable(model)}
@@ -90,7 +99,8 @@ class Replica:
         if inputs.is_floating_point():
             inputs = inputs.to(like.dtype)
         torch.manual_seed(0)  # dropout draws the same units whenever the same batch is seen again
-        outputs: Tensor = functional_call(self.model, self.tensors, (inputs,))
+        tensors = {place: self.tensors[name] for place, name in self.places.items()}
+        outputs: Tensor = functional_call(self.model, tensors, (inputs,), tie_weights=False)
         return outputs
 
 

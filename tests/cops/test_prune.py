@@ -1,3 +1,5 @@
+import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -5,11 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from torch import nn
 
-from cops import ScoreError, combine, prune, score, solve
+from cops import SCORES, ScoreError, combine, prune, score, solve
+from cops.flat import flatten, unflatten
 from cops.levels import normalise, relative_kappa
-from cops.prune import flatten, unflatten
-from tests.cops.networks import convnet, images, mlp, mlp_batch, unchanged
+from cops.network import prunable
+from tests.cops.networks import convnet, images, mlp, mlp_batch, unchanged, vgg16
 
 
 def test_one_score_keeps_exactly_its_largest() -> None:
@@ -108,7 +112,7 @@ def test_scores_that_are_missing_or_do_not_match_are_refused() -> None:
     scores = {"snip": score("magnitude", mlp(), []), "random": score("random", convnet(), [])}
     with pytest.raises(ValueError, match="no scores for 'grasp': there are snip, random"):
         combine(scores, target="grasp", sparsity=0.5)
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises(ValueError, match="scores 'random' are of another network"):
         combine(scores, target="snip", controls=["random"], sparsity=0.5, alpha=[0.5])
 
 
@@ -116,3 +120,43 @@ def test_a_batch_that_does_not_fit_leaves_the_model_as_it_was() -> None:
     model = convnet().train()
     with unchanged(model), pytest.raises(ScoreError, match="batch 0"):
         prune(model, [images(4, 3, 8, 8)], target="grasp", sparsity=0.5)
+
+
+@pytest.mark.parametrize("layout", ["unstructured", "filter", "2:4"])
+def test_rounds_remove_more_and_more_and_never_bring_back(layout: str) -> None:
+    model, batches = convnet().train(), [images(8, 2, 8, 8)]
+    options: Any = {"target": "snip", "controls": ["random"], "alpha": [0.3], "sparsity": 0.8, "layout": layout}
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def spy(model: nn.Module, batches: Any) -> Any:
+        seen.append({name: (weight != 0) for name, weight in prunable(model).items()})
+        return SCORES["magnitude"](model, batches)
+
+    with pytest.MonkeyPatch.context() as patch, unchanged(model):
+        patch.setitem(SCORES, "snip", spy)
+        mask = prune(model, batches, **options, rounds=4).mask
+    densities = [int(flatten(kept).sum()) / mask.size for kept in (*seen, mask.kept)]
+    if layout == "unstructured":
+        assert densities == pytest.approx([0.2 ** (r / 4) for r in range(5)], abs=0.01)
+    assert densities == sorted(densities, reverse=True)
+    for before, after in itertools.pairwise([*seen, mask.kept]):
+        assert not any((after[name] & ~before[name]).any() for name in mask.kept)
+    assert mask.count <= round(0.2 * mask.size)
+    assert mask.settings["rounds"] == 4
+
+
+def test_every_round_scores_the_network_pruned_so_far() -> None:
+    model, batches = convnet(), [images(8, 2, 8, 8)]
+    first = prune(model, batches, target="snip", sparsity=1 - 0.1**0.5).mask
+    pruned = first.apply(copy.deepcopy(model))
+    second = prune(pruned, batches, target="snip", sparsity=0.9).mask
+    assert prune(model, batches, target="snip", sparsity=0.9, rounds=2).mask.similarity(second) == 1.0
+
+
+def test_one_shot_synflow_collapses_layers_and_a_hundred_rounds_do_not() -> None:
+    model, batches = vgg16(scale=8), [images(1, 3, 32, 32)]
+    once = prune(model, batches, target="synflow", sparsity=0.99).mask
+    assert 0.0 in once.layer_density().values()
+    published = prune(model, batches, target="synflow", sparsity=0.9985, rounds=100).mask
+    assert published.count == round(0.0015 * published.size)
+    assert 0.0 not in published.layer_density().values()

@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 
 import cops
 from cops import Mask
+from cops.flat import flatten
 from cops.network import prunable
-from cops.prune import flatten
 from cops.scores import SCORES, ScoreError, Scores, score
 from tests.cops.networks import Residual, Tied, convnet, images, mlp, mlp_batch, randomised, unchanged
 
@@ -145,6 +145,18 @@ def test_every_kind_of_layer_has_scores(name: str, build: str) -> None:
     scores = score(name, model, [batch])
     assert {key: values.shape for key, values in scores.items()} == {k: w.shape for k, w in prunable(model).items()}
     assert len(scores) == 2
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_layer_registered_twice_is_put_back(name: str) -> None:
+    torch.manual_seed(0)
+    layer, activation = nn.Linear(4, 4), nn.PReLU()
+    model = nn.Sequential(layer, activation, layer, activation, nn.Linear(4, 3)).double()
+    with unchanged(model):
+        scores = score(name, model, [images(8, 4)])
+    assert list(scores) == ["0.weight", "4.weight"]
+    if name == "snip":
+        torch.testing.assert_close(scores["0.weight"], oracle("snip", model, [images(8, 4)])["0.weight"])
 
 
 def test_a_shared_weight_gets_the_gradient_of_all_its_uses() -> None:
