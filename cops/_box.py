@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cops._sums import total
 
+WINDOW = 64  # least number of entries that a density is estimated from
 DEVIATIONS = 3.5  # half size of a box, in standard deviations of the sample's optimum
 TRUSTED = 0.75  # share of a box in which an optimum counts as found: the margin absorbs float32 rounding
 RELATIVE = 2.0**-14  # least half size, relative to the point: far above float32 rounding, far below the noise
@@ -17,8 +18,9 @@ RELATIVE = 2.0**-14  # least half size, relative to the point: far above float32
 class Box:
     """Dual points near a centre, the threshold following the multipliers.
 
-    Those with `abs(lambda - weights) <= half` and `abs(tau' - tau - <slope, lambda - weights>) <= width`. The slope
-    leaves far fewer weights undecided than an upright box: a sample's errors nearly cancel for most weights.
+    Those with `abs(lambda - weights) <= half` and `abs(tau' - tau - <slope, lambda - weights>) <= width`. The
+    slope leaves far fewer weights undecided than an upright box: a sample's errors nearly cancel for most
+    weights.
     """
 
     weights: list[float]
@@ -26,6 +28,27 @@ class Box:
     half: list[float]
     slope: list[float]
     width: float
+
+    @classmethod
+    def at(cls, y: list[float]) -> "Box":
+        """Return the smallest box around `y`."""
+        zeros = [0.0] * (len(y) - 1)
+        return cls(y[:-1], y[-1], zeros, zeros, 0.0).at_least()
+
+    @classmethod
+    def over(cls, points: list[list[float]]) -> "Box":
+        """Return a box over a path of optima, given its first, a middle and its last point."""
+        first, last = points[0], points[-1]
+        steps = [b - a for a, b in zip(first[:-1], last[:-1], strict=True)]
+        length = sum(step * step for step in steps)
+        slope = [(last[-1] - first[-1]) * step / length if length else 0.0 for step in steps]
+        centre = [(a + b) / 2.0 for a, b in zip(first, last, strict=True)]
+        box = cls(centre[:-1], centre[-1], [abs(step) / 2.0 for step in steps], slope, 0.0)
+        distances = [box._distance(point) for point in points]
+        half = [1.1 / TRUSTED * max(d[0][k] for d in distances) for k in range(len(steps))]
+        return cls(
+            centre[:-1], centre[-1], half, slope, 1.5 / TRUSTED * max(d[1] for d in distances)
+        ).at_least()
 
     def __contains__(self, y: list[float]) -> bool:
         """Whether the dual point `[lambda_1 .. lambda_K, tau]` lies well inside."""
@@ -38,6 +61,11 @@ class Box:
         steps, rest = self._distance(y)
         half = [max(2.0 * h, 2.0 * step) for h, step in zip(self.half, steps, strict=True)]
         return Box(y[:-1], y[-1], half, self.slope, max(2.0 * self.width, 2.0 * rest)).at_least()
+
+    def shrunk(self) -> "Box":
+        """Return a box of an eighth of the size, for one that leaves too much undecided."""
+        half = [h / 8.0 for h in self.half]
+        return Box(self.weights, self.tau, half, self.slope, self.width / 8.0).at_least()
 
     def at_least(self) -> "Box":
         """Return the box, no smaller than rounding allows."""
@@ -71,23 +99,29 @@ def confidence(scores: Tensor, y: list[float]) -> Box:
     sums -= torch.tensor([[total(row) / n] for row in sums], dtype=sums.dtype, device=sums.device)
     variance = _products(sums)
     distance = pi.abs()
-    bandwidth = float(distance.kthvalue(max(1, min(n, max(256, n // 64)))).values)
-    near = rows[:, distance <= bandwidth]
-    scale = near.abs().amax(1).clamp(min=1e-300).cpu()
-    density = (
-        _products(near / scale.to(near.device)[:, None]) / (2.0 * bandwidth) if bandwidth > 0.0 else None
-    )
+    ranked = distance.sort().values
     count = len(rows) - 1
-    if density is None or not bool(torch.isfinite(density).all()):
-        covariance = torch.zeros(count + 1, count + 1, dtype=torch.float64)
-    else:
+    covariance = torch.zeros(count + 1, count + 1, dtype=torch.float64)
+    size = min(n, WINDOW)
+    while (bandwidth := float(ranked[size - 1])) > 0.0:
+        near = rows[:, distance <= bandwidth]
+        scale = near.abs().amax(1).clamp(min=1e-300).cpu()
+        density = _products(near / scale.to(near.device)[:, None]) / (2.0 * bandwidth)
         inverse = torch.linalg.pinv(density, rtol=1e-9) / (scale[:, None] * scale)
         covariance = inverse @ variance @ inverse
+        # The window must be as wide as the error it predicts, and no wider: densities have peaks.
+        spread = (near * (covariance.to(near.device) @ near)).sum(0).clamp(min=0.0).sqrt().median()
+        if float(spread) <= bandwidth or 2 * size > n:
+            break
+        size *= 2
     across, along = covariance[:count, :count], covariance[:count, count]
     slope = torch.linalg.pinv(across, rtol=1e-9) @ along if count else along
     half = [DEVIATIONS * math.sqrt(max(0.0, float(across[k, k]))) for k in range(count)]
     width = DEVIATIONS * math.sqrt(max(0.0, float(covariance[count, count] - slope @ along)))
-    return Box(y[:-1], y[-1], half, slope.tolist(), width).at_least()
+    # Ties make a density infinite and a box empty: it could not even grow.
+    unit, *units = [total(score.abs()) for score in scores]
+    half = [max(h, RELATIVE * unit / other) if other else h for h, other in zip(half, units, strict=True)]
+    return Box(y[:-1], y[-1], half, slope.tolist(), max(width, RELATIVE * unit / n)).at_least()
 
 
 def _products(rows: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The undecided rest of a problem: every other entry is known to be kept, or known not to be."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +47,10 @@ class Rest:
     def whole(cls, scores: list[Tensor], keep: int, levels: list[float]) -> "Rest":
         """Return the problem with nothing decided."""
         return cls(scores, keep, levels, [0.0] * len(levels), None, (), [0.0] * len(scores))
+
+    def at(self, levels: list[float]) -> "Rest":
+        """Return the same rest for other levels of the whole."""
+        return replace(self, levels=[a - b for a, b in zip(levels, self.sums[1:], strict=True)])
 
     def __len__(self) -> int:
         return len(self.scores[0])
@@ -119,7 +123,7 @@ class Rest:
                     raise OverflowedError
                 return self.settle(box, wide=True)
             # The sum has shown that no score of this chunk is NaN or infinite.
-            torch.gt(source, box.tau - box.width, out=passed[: len(source)])
+            torch.ge(source, box.tau - box.width, out=passed[: len(source)])
             near = passed[: len(source)].nonzero().squeeze(1)
             columns = torch.stack([score[near] for score in chunk]).double()
             lower, upper = _range(columns, box)

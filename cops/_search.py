@@ -37,7 +37,8 @@ def search(rest: Rest, last_resort: bool = True) -> tuple[Rest, Vertex]:
     for _ in range(ATTEMPTS):
         smaller = rest.settle(box)
         if 2 * len(smaller) > len(rest):
-            break
+            box = box.shrunk()
+            continue
         try:
             final, vertex = search(smaller)
         except UnreachableError:
@@ -48,7 +49,9 @@ def search(rest: Rest, last_resort: bool = True) -> tuple[Rest, Vertex]:
         box = box.around(vertex.y.tolist())
     if not last_resort:
         raise UnreachableError
-    return rest, rest.vertex()
+    vertex = rest.vertex()
+    smaller = rest.settle(Box.at(vertex.y.tolist()))
+    return (smaller, smaller.vertex()) if len(smaller) < len(rest) else (rest, vertex)
 
 
 def guess(rest: Rest) -> Box:
