@@ -42,6 +42,8 @@ def search(rest: Rest, last_resort: bool = True) -> tuple[Rest, Vertex]:
         try:
             final, vertex = search(smaller)
         except UnreachableError:
+            if not last_resort:
+                raise
             box = box.around([*(w + 4 * h for w, h in zip(box.weights, box.half, strict=True)), box.tau])
             continue
         if vertex.y.tolist() in box:
@@ -70,7 +72,7 @@ def guess(rest: Rest) -> Box:
             low + lenience * (share * level - low) for low, level in zip(lowest, rest.levels, strict=True)
         ]
         try:
-            _, vertex = search(Rest.whole(scores, keep, levels))
+            _, vertex = search(Rest.whole(scores, keep, levels), last_resort=lenience == 0.0)
         except UnreachableError:
             continue
         return confidence(torch.stack(scores), vertex.y.tolist())
