@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,15 +91,17 @@ def highs(scores: list[Tensor], keep: int, kappa: Sequence[float]) -> float:
 
 
 def peak_memory(call: Callable[[], Any]) -> int:
-    """Largest number of bytes that tensors took at one time during `call`, beyond those before it."""
-    with torch.profiler.profile(profile_memory=True) as profiler:
-        call()
-    held = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
+    """Bytes of memory that `call` needs at its peak beyond what is held before it (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    before = resident("VmRSS")
+    call()
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    """Bytes of this process in a field of `/proc/self/status`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def measure(dims: Sequence[int], source: Source = synthetic) -> Measures:

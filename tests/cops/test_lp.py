@@ -11,7 +11,7 @@ from torch import Tensor
 import cops.lp
 from cops.levels import relative_kappa
 from cops.lp import InfeasibleError, Solution, solve, top
-from tests.cops.oracles import KINDS, exhausted, levels_between, random_scores, relaxation
+from tests.cops.oracles import KINDS, exhausted, levels_between, one_thread, random_scores, relaxation  # noqa: F401
 
 
 def check_promises(solution: Solution, scores: list[Tensor], keep: int, kappa: list[float]) -> None:

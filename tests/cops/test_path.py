@@ -4,7 +4,7 @@ import torch
 from cops.levels import relative_kappa
 from cops.lp import solve
 from cops.path import path
-from tests.cops.oracles import KINDS, random_scores
+from tests.cops.oracles import KINDS, one_thread, random_scores  # noqa: F401
 
 
 @pytest.mark.parametrize("kind", KINDS)
