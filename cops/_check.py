@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+SMALL = 2**13  # scores longer than this are found finite, or not, by the pass that reads them
+
 
 def check(target: Tensor, controls: Sequence[Tensor], keep: int, kappa: Sequence[float]) -> None:
     """Raise a ValueError that names the first malformed argument, its value and a remedy."""
-    named = [("target", target), *((f"controls[{k}]", control) for k, control in enumerate(controls))]
-    for name, score in named:
+    for name, score in _named(target, controls):
         if score.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{name} has dtype {score.dtype}: convert it to torch.float32 or torch.float64")
         if score.ndim != 1 or score.shape != target.shape:
@@ -32,9 +33,19 @@ def check(target: Tensor, controls: Sequence[Tensor], keep: int, kappa: Sequence
     for k, level in enumerate(kappa):
         if not math.isfinite(level):
             raise ValueError(f"kappa[{k}] is {level}: give a finite level")
-    for name, score in named:
-        if not bool(torch.isfinite(score).all()):
+    if len(target) <= SMALL:
+        check_finite(target, controls)
+
+
+def check_finite(target: Tensor, controls: Sequence[Tensor]) -> None:
+    """Raise a ValueError that names the first score with a NaN or infinite entry."""
+    for name, score in _named(target, controls):
+        bad = int((~torch.isfinite(score)).sum())
+        if bad:
             raise ValueError(
-                f"{name} has {int((~torch.isfinite(score)).sum())} NaN or infinite entries: "
-                "compute it in float64, or replace them (torch.nan_to_num)"
+                f"{name} has {bad} NaN or infinite entries: compute it in float64, or replace them (torch.nan_to_num)"
             )
+
+
+def _named(target: Tensor, controls: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+    return [("target", target), *((f"controls[{k}]", control) for k, control in enumerate(controls))]

@@ -1,60 +1,157 @@
 """The undecided rest of a problem: every other entry is known to be kept, or known not to be."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from cops._box import Box
 from cops._round import first_of_equals, to_binary
+from cops._select import threshold
 from cops._simplex import EPS, UnreachableError, Vertex, simplex
-from cops._sums import HAIR, kept
+from cops._sums import HAIR, kept, total
 
+CHUNK = 2**18  # entries per step of a pass: the buffers stay in the processor's cache
 ROUNDS = 20  # attempts to satisfy every control with a binary mask
+
+
+class OverflowedError(Exception):
+    """A pass met a value that is not finite: in the scores, or by overflow of float64."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Undecided entries `index` (r,), their float64 `scores` (K + 1, r), what is left of `keep` and `levels`.
+    """Undecided entries and what is left for them to do.
 
-    `mask` (d,) holds the entries already decided to be kept, `hair` the rounding error of each level.
+    Attributes:
+        scores: K + 1 tensors (r,), target first.
+        keep: how many of them may be kept.
+        levels: what they must still contribute to each of K controls.
+        hair: rounding error of each level.
+        index: their places (r,) in the whole; None if nothing is decided yet.
+        kept: places of the entries decided to be kept.
+        sums: K + 1 sums of the scores decided to be kept.
+
     """
 
-    mask: Tensor
-    index: Tensor
-    scores: Tensor
+    scores: list[Tensor]
     keep: int
     levels: list[float]
     hair: list[float]
+    index: Tensor | None
+    kept: tuple[Tensor, ...]
+    sums: list[float]
 
     @classmethod
     def whole(cls, scores: list[Tensor], keep: int, levels: list[float]) -> "Rest":
         """Return the problem with nothing decided."""
-        device = scores[0].device
-        mask = torch.zeros(len(scores[0]), dtype=torch.bool, device=device)
-        index = torch.arange(len(mask), device=device)
-        return cls(mask, index, torch.stack([score.double() for score in scores]), keep, levels, [0.0] * len(levels))
+        return cls(scores, keep, levels, [0.0] * len(levels), None, (), [0.0] * len(scores))
+
+    def at(self, levels: list[float]) -> "Rest":
+        """Return the same rest for other levels of the whole."""
+        return replace(self, levels=[a - b for a, b in zip(levels, self.sums[1:], strict=True)])
+
+    def __len__(self) -> int:
+        return len(self.scores[0])
+
+    def places(self, local: Tensor) -> Tensor:
+        """Places in the whole of the undecided entries `local`."""
+        return local if self.index is None else self.index[local]
+
+    def decide(self, inside: list[Tensor], undecided: Tensor, sums: list[float], sizes: list[float]) -> "Rest":
+        """Keep the entries `inside`, of given `sums` and absolute sums `sizes`; leave `undecided` open."""
+        hair = [
+            h + 8 * EPS * (abs(level) + size) for h, level, size in zip(self.hair, self.levels, sizes[1:], strict=True)
+        ]
+        return Rest(
+            [score[undecided].double() for score in self.scores],
+            self.keep - sum(map(len, inside)),
+            [level - value for level, value in zip(self.levels, sums[1:], strict=True)],
+            hair,
+            self.places(undecided),
+            (*self.kept, *map(self.places, inside)),
+            [a + b for a, b in zip(self.sums, sums, strict=True)],
+        )
 
     def force(self, control: int, edge: float) -> "Rest":
         """Decide what `control` (a row of scores) at its best decides alone: all entries off its `edge`."""
-        inside = self.scores[control] > edge
-        ties = self.scores[control] == edge
-        mask = self.mask.clone()
-        mask[self.index[inside]] = True
-        keep = self.keep - int(inside.sum())
-        levels, hair = self.levels.copy(), self.hair.copy()
-        for k, score in enumerate(self.scores[1:]):
-            levels[k] -= kept(score, inside)
-            hair[k] += 8 * EPS * (abs(self.levels[k]) + kept(score.abs(), inside))
-        levels[control - 1], hair[control - 1] = keep * edge, 0.0
-        return Rest(mask, self.index[ties], self.scores[:, ties], keep, levels, hair)
+        inside = (self.scores[control] > edge).nonzero().squeeze(1)
+        ties = (self.scores[control] == edge).nonzero().squeeze(1)
+        chosen = [score[inside].double() for score in self.scores]
+        rest = self.decide([inside], ties, [total(c) for c in chosen], [total(c.abs()) for c in chosen])
+        rest.levels[control - 1], rest.hair[control - 1] = rest.keep * edge, 0.0
+        return rest
 
-    def solve(self) -> tuple[Tensor, list[float]]:
-        """Optimal mask (d,) of the whole, and the dual point `[lambda_1 .. lambda_K, tau]`.
+    def settle(self, box: Box, wide: bool = False) -> "Rest":
+        """Decide, in one pass, every entry on the same side of the threshold for all dual points in `box`.
+
+        A first filter in the scores' own precision drops most entries; the box is larger than float32
+        rounding, and an optimum counts only well inside of it, so what the filter drops is dropped rightly.
+        The others are judged in float64. All-zero columns change nothing and stay out, whatever the
+        threshold. `wide` filters in float64, for scores whose combination leaves the range of float32.
+
+        Raises:
+            OverflowedError: if a value is not finite.
+
+        """
+        head = self.scores[0]
+        wide = wide or not box.fits_float32()
+        buffers = torch.empty(2, min(CHUNK, len(self)), dtype=torch.float64 if wide else head.dtype, device=head.device)
+        passed = torch.empty(buffers.shape[1], dtype=torch.bool, device=head.device)
+        inside, undecided = [], []
+        sums: list[list[float]] = []
+        sizes: list[list[float]] = []
+        for start in range(0, len(self), CHUNK):
+            chunk = [score[start : start + CHUNK] for score in self.scores]
+            if wide:
+                chunk = [score.double() for score in chunk]
+            pi, radius = buffers[:, : len(chunk[0])]
+            source = chunk[0]
+            for weight, half, slope, score in zip(box.weights, box.half, box.slope, chunk[1:], strict=True):
+                torch.add(source, score, alpha=weight, out=pi)
+                torch.sub(score, slope, out=radius).abs_()
+                pi.add_(radius, alpha=half)
+                source = pi
+            if not math.isfinite(float(source.sum())):
+                if wide or head.dtype == torch.float64:
+                    raise OverflowedError
+                return self.settle(box, wide=True)
+            # The sum has shown that no score of this chunk is NaN or infinite.
+            torch.ge(source, box.tau - box.width, out=passed[: len(source)])
+            near = passed[: len(source)].nonzero().squeeze(1)
+            columns = torch.stack([score[near] for score in chunk]).double()
+            lower, upper = _range(columns, box)
+            sure = (lower > 0.0).nonzero().squeeze(1)
+            chosen = columns[:, sure]
+            open_ = ((lower <= 0.0) & (upper >= 0.0) & (columns != 0.0).any(0)).nonzero().squeeze(1)
+            sums.append([total(row) for row in chosen])
+            sizes.append([total(row) for row in chosen.abs()])
+            inside.append(near[sure] + start)
+            undecided.append(near[open_] + start)
+        return self.decide(
+            inside,
+            torch.cat(undecided),
+            [math.fsum(column) for column in zip(*sums, strict=True)],
+            [math.fsum(column) for column in zip(*sizes, strict=True)],
+        )
+
+    def vertex(self, levels: list[float] | None = None) -> Vertex:
+        """Optimal vertex of the relaxation, for other `levels` if given."""
+        scores = torch.stack([score.double() for score in self.scores])
+        rows = torch.cat([scores[1:], scores.new_full((1, len(self)), -1.0)])
+        rhs = scores.new_tensor([*(self.levels if levels is None else levels), -self.keep])
+        vertex = simplex(scores[0], rows, rhs, torch.ones_like(scores[0]), scores.new_tensor([*self.hair, 0.0]))
+        if 0 < self.keep <= len(self):
+            vertex.y[-1] = threshold(scores[0] + (scores[1:] * vertex.y[:-1, None]).sum(0), self.keep)
+        return vertex
+
+    def binary(self, vertex: Vertex) -> Tensor:
+        """Mask (r,) next to the optimal vertex, with every control at its level if that is possible.
 
         Where all binary neighbours of the optimal vertex leave a control short, those of vertices for higher
-        levels are tried; the dual point remains that of the levels asked for.
+        levels are tried.
         """
-        vertex = self._vertex(self.levels)
         chosen, short = self._round(vertex)
         raised = self.levels
         for _ in range(ROUNDS):
@@ -62,33 +159,34 @@ class Rest:
                 break
             raised = [level + 1.5 * less for level, less in zip(raised, short, strict=True)]
             try:
-                other, less = self._round(self._vertex(raised))
+                other, less = self._round(self.vertex(raised))
             except UnreachableError:
                 break
             if max(less) < max(short):
                 chosen, short = other, less
-        mask = self.mask.clone()
-        mask[self.index[chosen]] = True
-        return mask, vertex.y.tolist()
-
-    def _vertex(self, levels: list[float]) -> Vertex:
-        rows = torch.cat([self.scores[1:], self.scores.new_full((1, len(self.index)), -1.0)])
-        rhs = self.scores.new_tensor([*levels, -self.keep])
-        hair = self.scores.new_tensor([*self.hair, 0.0])
-        return simplex(self.scores[0], rows, rhs, torch.ones_like(self.scores[0]), hair)
+        return chosen
 
     def _round(self, vertex: Vertex) -> tuple[Tensor, list[float]]:
         """Binary neighbour (r,) of a vertex, and how far it leaves each control below its level."""
-        weighted = self.scores[1:] * vertex.y[:-1, None]
-        margin = self.scores[0] + weighted.sum(0) - vertex.y[-1]
-        noise = (self.scores[0].abs() + weighted.abs().sum(0) + vertex.y[-1]) * (64 * EPS)
-        x = first_of_equals(vertex.x, self.scores, (margin.abs() <= noise).nonzero().squeeze(1))
-        chosen = to_binary(x, self.scores, margin, self.keep, self.levels)
-        # Exact zeros are free: keep them as far as room is left and no control is lowered.
-        free = ~chosen & (margin == 0.0) & (vertex.y[-1] == 0.0) & (self.scores[1:] >= 0.0).all(0)
-        chosen |= free & (free.cumsum(0) <= self.keep - int(chosen.sum()))
+        scores = torch.stack([score.double() for score in self.scores])
+        weighted = scores[1:] * vertex.y[:-1, None]
+        margin = scores[0] + weighted.sum(0) - vertex.y[-1]
+        noise = (scores[0].abs() + weighted.abs().sum(0) + vertex.y[-1]) * (64 * EPS)
+        x = first_of_equals(vertex.x, scores, (margin.abs() <= noise).nonzero().squeeze(1))
+        chosen = to_binary(x, scores, margin, self.keep, self.levels)
         short = []
-        for score, level, hair in zip(self.scores[1:], self.levels, self.hair, strict=True):
+        for score, level, hair in zip(scores[1:], self.levels, self.hair, strict=True):
             less = level - kept(score, chosen)
             short.append(less if less > hair + HAIR * (abs(level) + kept(score.abs(), chosen)) else 0.0)
         return chosen, short
+
+
+def _range(columns: Tensor, box: Box) -> tuple[Tensor, Tensor]:
+    """Least and largest `pi - tau` (n,) over `box` of each of `columns` (K + 1, n), in float64."""
+    centre = columns[0] - box.tau
+    radius = torch.full_like(centre, box.width)
+    for weight, half, slope, score in zip(box.weights, box.half, box.slope, columns[1:], strict=True):
+        # Two roundings, never a fused multiply-add, which torch uses for some entries only.
+        centre += score * weight
+        radius += (score - slope).abs_() * half
+    return centre - radius, centre + radius

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from cops._sums import total
 
-POOL = 14  # entries decided by exhaustion when the fractional ones alone allow no feasible mask
+POOL = 12  # entries decided by exhaustion when the fractional ones alone allow no feasible mask
 
 
 def first_of_equals(x: Tensor, scores: Tensor, ties: Tensor) -> Tensor:
@@ -36,8 +36,9 @@ def to_binary(x: Tensor, scores: Tensor, margin: Tensor, keep: int, levels: list
     fractional = ((x > 0) & (x < 1)).nonzero().squeeze(1)
     mask, worst = _exhaust(x == 1, fractional, scores, keep, levels)
     if worst > 0:
-        near = torch.sort(margin.abs(), stable=True).indices[: max(POOL, len(fractional))]
-        pool = torch.unique(torch.cat([fractional, near]))[: POOL + len(fractional)]
+        distance = margin.abs()
+        distance[fractional] = -1.0
+        pool = torch.sort(distance, stable=True).indices[: max(POOL, len(fractional))].sort().values
         mask, _ = _exhaust(x == 1, pool, scores, keep, levels)
     return mask
 

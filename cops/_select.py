@@ -6,7 +6,7 @@ from torch import Tensor
 
 def largest(values: Tensor, keep: int) -> Tensor:
     """Mask of the `keep` largest non-negative entries of `values` (d,), ties by lowest index."""
-    if keep == 0:
+    if keep == 0 or not len(values):
         return torch.zeros_like(values, dtype=torch.bool)
     edge = threshold(values, keep)
     mask = values > edge

@@ -61,7 +61,7 @@ def simplex(cost: Tensor, rows: Tensor, rhs: Tensor, upper: Tensor, hair: Tensor
         if not violated:
             x[basis] = values.clamp(min=0.0).minimum(caps[basis])
             basic = torch.tensor([i for i in basis if i < n], dtype=torch.long, device=rows.device)
-            return Vertex(y.clamp(min=0.0), x[:n], basic)
+            return Vertex(y.clamp(min=0.0) + 0.0, x[:n], basic)
         bland = stalled > DEGENERATE_STEPS
         leaving = min(violated, key=basis.__getitem__) if bland else int(excess.argmax())
         falls = bool(values[leaving] < 0)

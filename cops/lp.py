@@ -6,14 +6,13 @@ maximise   <s_0, m>    subject to    <1, m> <= keep,    <s_k, m> >= kappa_k  (k 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from cops._check import check
-from cops._rest import Rest
-from cops._select import largest, threshold
+from cops._check import check, check_finite
+from cops._optimum import Optimum, alone, optimum
+from cops._rest import OverflowedError
 from cops._simplex import UnreachableError
-from cops._sums import HAIR, kept, total
+from cops._sums import HAIR, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +85,29 @@ def solve(target: Tensor, controls: Sequence[Tensor], keep: int, kappa: Sequence
     levels = [float(level) for level in kappa]
     scores = [target.detach(), *(control.detach() for control in controls)]
     try:
-        mask, multipliers = _optimum(scores, keep, levels)
-    except UnreachableError:
-        _blame(scores[1:], keep, levels)
-        # Every level is within reach but for rounding: ask for that much less.
-        hairs = [HAIR * total(score.abs()) for score in scores[1:]]
-        try:
-            mask, multipliers = _optimum(scores, keep, [a - b for a, b in zip(levels, hairs, strict=True)])
-        except UnreachableError:
-            reachable = [level - hair for level, hair in zip(levels, hairs, strict=True)]
-            raise InfeasibleError(len(levels) - 1, levels[-1], reachable[-1], keep) from None
-    return _certify(scores, mask, multipliers, keep, levels)
+        best = _reachable(scores, keep, levels)
+    except OverflowedError:
+        check_finite(target, controls)
+        raise ValueError("the scores' sums overflow float64: divide each score by its l1 norm") from None
+    return to_solution(best, levels)
+
+
+def to_solution(best: Optimum, levels: list[float]) -> Solution:
+    """Return the public form of an optimum."""
+    slack = []
+    for value, level in zip(best.controls, levels, strict=True):
+        short = level - value
+        slack.append(short if short > HAIR * (abs(value) + abs(level)) else 0.0)
+    return Solution(
+        mask=best.mask,
+        multipliers=tuple(best.y[:-1]),
+        threshold=best.y[-1],
+        objective=best.objective,
+        bound=best.objective + best.gap,
+        gap=best.gap,
+        controls=tuple(best.controls),
+        slack=tuple(slack),
+    )
 
 
 def top(scores: Tensor, keep: int) -> Tensor:
@@ -114,67 +125,25 @@ def top(scores: Tensor, keep: int) -> Tensor:
 
     """
     check(scores, [], keep, [])
-    return largest(scores.detach(), keep)
+    try:
+        return alone(scores.detach(), keep).mask
+    except OverflowedError:
+        check_finite(scores, [])
+        raise ValueError("the scores' sum overflows float64: divide them by their l1 norm") from None
 
 
-def _optimum(scores: list[Tensor], keep: int, levels: list[float]) -> tuple[Tensor, list[float]]:
-    """Optimal mask (d,) and multipliers."""
-    mask = largest(scores[0], keep)
-    if all(kept(score, mask) >= level for score, level in zip(scores[1:], levels, strict=True)):
-        return mask, [0.0] * len(levels)
-    rest = Rest.whole(scores, keep, levels)
-    forced = []
-    for k in range(1, len(scores)):
-        best = largest(rest.scores[k], rest.keep)
-        reachable = kept(rest.scores[k], best)
-        short, hair = rest.levels[k - 1] - reachable, rest.hair[k - 1]
-        if short >= -hair:
-            if short > hair + HAIR * kept(rest.scores[k].abs(), best):
-                raise UnreachableError
-            edge = float(rest.scores[k][best].min()) if int(best.sum()) == rest.keep else 0.0
-            forced.append((k, edge))
-            rest = rest.force(k, edge)
-    mask, y = rest.solve()
-    for k, edge in reversed(forced):
-        y = _raise(scores, y, k, edge)
-    return mask, y[:-1]
-
-
-def _raise(scores: list[Tensor], y: list[float], control: int, edge: float) -> list[float]:
-    """Raise the multiplier of a control at its best until it justifies every entry it decides."""
-    off = scores[control].double() - edge
-    pi = scores[0].double() - y[-1]
-    for weight, score in zip(y[:-1], scores[1:], strict=True):
-        pi += weight * score.double()
-    rise = float(torch.where(off == 0.0, 0.0, -pi / off).max().clamp(min=0.0))
-    raised = list(y)
-    raised[control - 1] += rise
-    raised[-1] += rise * edge
-    return raised
-
-
-def _certify(scores: list[Tensor], mask: Tensor, multipliers: list[float], keep: int, levels: list[float]) -> Solution:
-    """Measure mask and dual point on all scores.
-
-    The gap is summed from its parts, none of them negative: what each entry on the wrong side of the
-    threshold costs, and what each slack constraint costs. A difference of large sums would be noise.
-    """
-    pi = scores[0].to(torch.float64, copy=True)
-    for weight, score in zip(multipliers, scores[1:], strict=True):
-        pi += weight * score.double()
-    tau = threshold(pi, keep) if keep else max(0.0, float(pi.max()))
-    wrong = torch.where(mask, tau - pi, pi - tau).clamp(min=0.0)
-    objective, *values = (kept(score, mask) for score in scores)
-    gap = total(wrong) + tau * (keep - int(mask.sum()))
-    slack = []
-    for weight, value, level, score in zip(multipliers, values, levels, scores[1:], strict=True):
-        excess = value - level
-        if abs(excess) <= HAIR * kept(score.abs(), mask):
-            excess = 0.0
-        gap += weight * excess
-        slack.append(max(0.0, -excess))
-    gap = max(gap, 0.0)
-    return Solution(mask, tuple(multipliers), tau, objective, objective + gap, gap, tuple(values), tuple(slack))
+def _reachable(scores: list[Tensor], keep: int, levels: list[float]) -> Optimum:
+    """Optimum; or an error that names the control out of reach."""
+    try:
+        return optimum(scores, keep, levels)
+    except UnreachableError:
+        _blame(scores[1:], keep, levels)
+    # Every level is within reach but for rounding: ask for that much less.
+    levels = [level - HAIR * total(score.abs()) for level, score in zip(levels, scores[1:], strict=True)]
+    try:
+        return optimum(scores, keep, levels)
+    except UnreachableError:
+        raise InfeasibleError(len(levels) - 1, levels[-1], levels[-1], keep) from None
 
 
 def _blame(controls: list[Tensor], keep: int, levels: list[float]) -> None:

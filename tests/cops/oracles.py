@@ -1,9 +1,11 @@
 """Random problems, and answers from elsewhere: HiGHS for the relaxation, exhaustion for binary masks."""
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from scipy.optimize import linprog
 from torch import Tensor
@@ -11,6 +13,15 @@ from torch import Tensor
 from cops.levels import relative_kappa
 
 KINDS = ("plain", "integer", "wide", "sparse")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small problems gain nothing from threads, and wait for them where the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def random_scores(kind: str, count: int, d: int, seed: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 import cops.lp
 from cops.levels import relative_kappa
 from cops.lp import InfeasibleError, Solution, solve, top
-from tests.cops.oracles import KINDS, exhausted, levels_between, random_scores, relaxation
+from tests.cops.oracles import KINDS, exhausted, levels_between, one_thread, random_scores, relaxation  # noqa: F401
 
 
 def check_promises(solution: Solution, scores: list[Tensor], keep: int, kappa: list[float]) -> None:
@@ -266,3 +266,46 @@ def test_input_is_left_alone_and_gradients_are_not_needed() -> None:
     solution = cops.lp.solve(target, [target.abs()], 10, [0.1])
     assert torch.equal(target.detach(), copy)
     assert not solution.mask.requires_grad
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 2])
+def test_problems_too_large_for_one_vertex(kind: str, count: int) -> None:
+    """Sampling and settling, against HiGHS; at the sizes of the tests above all is solved at once."""
+    d = 20_000
+    scores = random_scores(kind, count + 1, d, 7, torch.float32)
+    for keep in (d // 20, d // 2):
+        kappa = relative_kappa([0.4] * count, scores[0], scores[1:], keep)
+        solution = solve(scores[0], scores[1:], keep, kappa)
+        check_promises(solution, scores, keep, kappa)
+        optimum = relaxation(scores, keep, kappa)
+        assert solution.bound == pytest.approx(optimum, rel=1e-9)
+
+
+def test_large_corners_ties_and_errors() -> None:
+    target, control = random_scores("integer", 2, 20_000, 0, torch.float32)
+    for keep in (500, 15_000):
+        assert torch.equal(top(target, keep), top(target.double(), keep))
+        order = target.sort(descending=True, stable=True)
+        first = order.indices[:keep][order.values[:keep] >= 0]
+        assert torch.equal(top(target, keep).nonzero().flatten(), first.sort().values)
+        for alpha in (0.0, 1.0):
+            level = relative_kappa([alpha], target, [control], keep)
+            solution = solve(target, [control], keep, level)
+            assert solution.slack == (0.0,)
+            if alpha == 0.0:
+                assert torch.equal(solution.mask, top(target, keep))
+    with pytest.raises(InfeasibleError):
+        solve(target, [control], 500, [1e9])
+    with pytest.raises(InfeasibleError, match=r"kappa\[1\]"):
+        solve(target, [control, -control], 500, [100.0, 100.0])
+    with pytest.raises(ValueError, match=r"controls\[0\] has 1 NaN"):
+        solve(target, [torch.where(torch.arange(20_000) == 9_000, torch.nan, control)], 500, [0.0])
+
+
+def test_combinations_beyond_float32_are_filtered_in_float64() -> None:
+    target, control = random_scores("plain", 2, 20_000, 0, torch.float32)
+    for factors in ((1e-33, 1e-20), (1e25, 1e-12)):
+        scores = [target * factors[0], control * factors[1]]
+        kappa = relative_kappa([0.5], scores[0], scores[1:], 1000)
+        check_promises(solve(scores[0], scores[1:], 1000, kappa), scores, 1000, kappa)

@@ -1,0 +1,127 @@
+"""Where the optimal dual point probably lies: a box around the optimum of a random sample."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cops._sums import total
+
+WINDOW = 64  # least number of entries that a density is estimated from
+DEVIATIONS = 3.5  # half size of a box, in standard deviations of the sample's optimum
+TRUSTED = 0.75  # share of a box in which an optimum counts as found: the margin absorbs float32 rounding
+RELATIVE = 2.0**-14  # least half size, relative to the point: far above float32 rounding, far below the noise
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Dual points near a centre, the threshold following the multipliers.
+
+    Those with `abs(lambda - weights) <= half` and `abs(tau' - tau - <slope, lambda - weights>) <= width`. The
+    slope leaves far fewer weights undecided than an upright box: a sample's errors nearly cancel for most
+    weights.
+    """
+
+    weights: list[float]
+    tau: float
+    half: list[float]
+    slope: list[float]
+    width: float
+
+    @classmethod
+    def at(cls, y: list[float]) -> "Box":
+        """Return the smallest box around `y`."""
+        zeros = [0.0] * (len(y) - 1)
+        return cls(y[:-1], y[-1], zeros, zeros, 0.0).at_least()
+
+    @classmethod
+    def over(cls, points: list[list[float]]) -> "Box":
+        """Return a box over a path of optima, given its first, a middle and its last point."""
+        first, last = points[0], points[-1]
+        steps = [b - a for a, b in zip(first[:-1], last[:-1], strict=True)]
+        length = sum(step * step for step in steps)
+        slope = [(last[-1] - first[-1]) * step / length if length else 0.0 for step in steps]
+        centre = [(a + b) / 2.0 for a, b in zip(first, last, strict=True)]
+        box = cls(centre[:-1], centre[-1], [abs(step) / 2.0 for step in steps], slope, 0.0)
+        distances = [box._distance(point) for point in points]
+        half = [1.1 / TRUSTED * max(d[0][k] for d in distances) for k in range(len(steps))]
+        return cls(centre[:-1], centre[-1], half, slope, 1.5 / TRUSTED * max(d[1] for d in distances)).at_least()
+
+    def __contains__(self, y: list[float]) -> bool:
+        """Whether the dual point `[lambda_1 .. lambda_K, tau]` lies well inside."""
+        steps, rest = self._distance(y)
+        inside = all(step <= TRUSTED * half for step, half in zip(steps, self.half, strict=True))
+        return inside and rest <= TRUSTED * self.width
+
+    def around(self, y: list[float]) -> "Box":
+        """Return a larger box around `y`, an estimate better than the present centre."""
+        steps, rest = self._distance(y)
+        half = [max(2.0 * h, 2.0 * step) for h, step in zip(self.half, steps, strict=True)]
+        return Box(y[:-1], y[-1], half, self.slope, max(2.0 * self.width, 2.0 * rest)).at_least()
+
+    def shrunk(self) -> "Box":
+        """Return a box of an eighth of the size, for one that leaves too much undecided."""
+        half = [h / 8.0 for h in self.half]
+        return Box(self.weights, self.tau, half, self.slope, self.width / 8.0).at_least()
+
+    def at_least(self) -> "Box":
+        """Return the box, no smaller than rounding allows."""
+        half = [max(h, RELATIVE * weight) for h, weight in zip(self.half, self.weights, strict=True)]
+        reach = sum((w + h) * abs(s) for w, h, s in zip(self.weights, half, self.slope, strict=True))
+        return Box(self.weights, self.tau, half, self.slope, max(self.width, RELATIVE * (self.tau + reach)))
+
+    def fits_float32(self) -> bool:
+        """Whether float32 represents the box without overflow or loss to underflow."""
+        values = [*self.weights, self.tau, *self.half, *self.slope, self.width]
+        return all(value == 0.0 or 1e-30 < abs(value) < 1e30 for value in values)
+
+    def _distance(self, y: list[float]) -> tuple[list[float], float]:
+        steps = [value - weight for value, weight in zip(y, self.weights, strict=False)]
+        along = sum(s * step for s, step in zip(self.slope, steps, strict=True))
+        return [abs(step) for step in steps], abs(y[-1] - self.tau - along)
+
+
+def confidence(scores: Tensor, y: list[float]) -> Box:
+    """Return a box around the optimum `y` of a sample `scores` (K + 1, n), likely to hold that of the whole.
+
+    The optimum solves `mean(rows * [pi > tau]) = const`, so its covariance is that of an M-estimator,
+    `H^-1 V H^-1`, with `V` the covariance of the sums and `H` their derivative: the density at the threshold.
+    """
+    n = scores.shape[1]
+    rows = torch.cat([scores[1:], scores.new_full((1, n), -1.0)])
+    pi = scores[0].clone()
+    for weight, row in zip(y, rows, strict=True):
+        pi += weight * row
+    sums = rows * (pi > 0.0)
+    sums -= torch.tensor([[total(row) / n] for row in sums], dtype=sums.dtype, device=sums.device)
+    variance = _products(sums)
+    distance = pi.abs()
+    ranked = distance.sort().values
+    count = len(rows) - 1
+    covariance = torch.zeros(count + 1, count + 1, dtype=torch.float64)
+    size = min(n, WINDOW)
+    while (bandwidth := float(ranked[size - 1])) > 0.0:
+        near = rows[:, distance <= bandwidth]
+        scale = near.abs().amax(1).clamp(min=1e-300).cpu()
+        density = _products(near / scale.to(near.device)[:, None]) / (2.0 * bandwidth)
+        inverse = torch.linalg.pinv(density, rtol=1e-9) / (scale[:, None] * scale)
+        covariance = inverse @ variance @ inverse
+        # The window must be as wide as the error it predicts, and no wider: densities have peaks.
+        spread = (near * (covariance.to(near.device) @ near)).sum(0).clamp(min=0.0).sqrt().median()
+        if float(spread) <= bandwidth or 2 * size > n:
+            break
+        size *= 2
+    across, along = covariance[:count, :count], covariance[:count, count]
+    slope = torch.linalg.pinv(across, rtol=1e-9) @ along if count else along
+    half = [DEVIATIONS * math.sqrt(max(0.0, float(across[k, k]))) for k in range(count)]
+    width = DEVIATIONS * math.sqrt(max(0.0, float(covariance[count, count] - slope @ along)))
+    # Ties make a density infinite and a box empty: it could not even grow.
+    unit, *units = [total(score.abs()) for score in scores]
+    half = [max(h, RELATIVE * unit / other) if other else h for h, other in zip(half, units, strict=True)]
+    return Box(y[:-1], y[-1], half, slope.tolist(), max(width, RELATIVE * unit / n)).at_least()
+
+
+def _products(rows: Tensor) -> Tensor:
+    """Gram matrix (J, J) of `rows` (J, n), the same on any number of threads, unlike a matrix product."""
+    return torch.tensor([[total(a * b) for b in rows] for a in rows], dtype=torch.float64)

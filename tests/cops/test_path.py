@@ -1,0 +1,37 @@
+import pytest
+import torch
+
+from cops.levels import relative_kappa
+from cops.lp import solve
+from cops.path import path
+from tests.cops.oracles import KINDS, one_thread, random_scores  # noqa: F401
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_path_gives_what_solve_gives(kind: str, count: int) -> None:
+    scores = random_scores(kind, count + 1, 12_000, 0)
+    alphas = [0.0, 0.45, 0.1, 0.2, 0.3] + ([0.7, 1.0] if count == 1 else [])
+    results = list(path(scores[0], scores[1:], [600, 6000], alphas))
+    assert [(keep, alpha) for keep, alpha, _ in results] == [(k, a) for k in (600, 6000) for a in alphas]
+    for keep, alpha, solution in results:
+        kappa = relative_kappa([alpha] * count, scores[0], scores[1:], keep)
+        alone = solve(scores[0], scores[1:], keep, kappa)
+        assert solution.bound == pytest.approx(alone.bound, rel=1e-9, abs=1e-12)
+        assert solution.multipliers == pytest.approx(alone.multipliers, rel=1e-6, abs=1e-12)
+        if kind == "plain":
+            assert torch.equal(solution.mask, alone.mask)
+
+
+def test_a_path_without_controls_or_weights() -> None:
+    (target,) = random_scores("plain", 1, 50, 0)
+    sizes = [int(solution.mask.sum()) for _, _, solution in path(target, [], [0, 10], [0.5])]
+    assert sizes == [0, 10]
+
+
+def test_bad_settings_of_a_path_are_refused() -> None:
+    ones = torch.ones(3)
+    with pytest.raises(ValueError, match=r"alphas\[1\] is 2.0"):
+        next(path(ones, [ones], [1], [0.5, 2.0]))
+    with pytest.raises(ValueError, match="keep is 4"):
+        next(path(ones, [ones], [1, 4], [0.5]))
