@@ -7,18 +7,19 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.errors import UserError
-from jobs.local import HOST, mlflow_server
+from jobs.local import HOST, check, mlflow_server
 from jobs.settings import Settings
 from jobs.spec import Spec
 
 
 def sweep(path: Path) -> int:
-    """Run the sweep of a file and print what it found; 0, or 1 if a cell is left without a result.
+    """Run the sweep of a file and print what it found; the exit code as in `main`.
 
     Raises:
         UserError: bad input; nothing has been started.
     """
     spec, settings = Spec.load(path), Settings.read()
+    check(settings)
     console = Console()
     console.print(f"sweep '{spec.name}': starting MLflow and Ray")
     # Imported only now: they take seconds, and a mistake in the sweep file should be told at once.
@@ -32,7 +33,7 @@ def sweep(path: Path) -> int:
         try:
             with progress.shown(console) as show:
                 search = tune.fit(spec, run, uri, show)
-            status = "FINISHED"
+            status = "FINISHED" if search.finished else "KILLED"  # Tune returns on Ctrl-C
         except Exception:
             status = "FAILED"
             raise
@@ -42,14 +43,18 @@ def sweep(path: Path) -> int:
     found = report.standings(search)
     for table in report.tables(found):
         console.print(table)
+    console.print(report.legend(found), soft_wrap=True)
     for trial, reason in search.failures.items():
         console.print(f"failed: {trial.name}: {reason}", soft_wrap=True, markup=False)
     console.print(_next_steps(spec, settings), soft_wrap=True)
+    if not search.finished:
+        console.print(f"interrupted: {len(search.outcomes)} of {search.planned} trials have ended")
+        return 130
     return 0 if len(found) == len(search.cells) else 1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code of the command: 0, 1 for a sweep with cells that have no result, 2 for bad input."""
+    """Exit code of the command: 1 for a sweep with cells that have no result, 2 for bad input, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m jobs", description="Run a sweep, here or as a Ray job.")
     parser.add_argument("sweep", type=Path, help="sweep file, e.g. jobs/sweeps/demo.yaml")
     try:

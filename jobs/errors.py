@@ -1,9 +1,18 @@
 """What a user did wrong, said in one line."""
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 from pydantic import BaseModel, ValidationError
+
+JARGON = {  # pydantic's words for what a YAML file holds
+    r"Input should be a valid tuple": "should be a list, [..., ...]",
+    r"Input should be a valid dictionary or instance of \w+": "should hold keys and values",
+    r"Tuple should": "should",
+    r" after validation, not \d+": "",
+    r"Input should": "should",
+}
 
 
 class UserError(Exception):
@@ -19,15 +28,19 @@ def unknown(what: str, value: str, known: Sequence[str]) -> str:
 
 def one_line(error: ValidationError, model: type[BaseModel]) -> str:
     """The first complaint of pydantic in one line: key, value, what is wrong."""
-    first = error.errors()[0]
+    first, *others = error.errors()
+    # A list whose only item is bad is also reported as too short.
+    others = [other for other in others if other["loc"] != first["loc"][: len(other["loc"])]]
     path = [part for part in first["loc"] if isinstance(part, int) or not part.startswith("function-")]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
         return unknown("key", key, _keys(model, path[:-1])) + more
     if first["type"] == "missing":
         return f"key '{key}' is missing: add it{more}"
     message = first["msg"].removeprefix("Value error, ")
+    for jargon, word in JARGON.items():
+        message = re.sub(jargon, word, message)
     value = first["input"]
     shown = "" if isinstance(value, Mapping) or key == "" else f" = {value!r}"
     return f"{key}{shown}: {message}{more}".removeprefix(": ")

@@ -35,8 +35,7 @@ def mlflow_server(settings: Settings) -> Iterator[str]:
     if settings.tracking_uri:
         yield settings.tracking_uri
         return
-    if not _running(settings):
-        require_free_port("COPS_MLFLOW_PORT", settings.mlflow_port)
+    check(settings)
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -55,6 +54,12 @@ def mlflow_server(settings: Settings) -> Iterator[str]:
             with _exclusive(settings.home / "start.lock"), suppress(BlockingIOError):
                 fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _stop(settings, child)
+
+
+def check(settings: Settings) -> None:
+    """Raise UserError, before anything is started or written, if the embedded server's port is another program's."""
+    if not settings.tracking_uri and not _running(settings):
+        require_free_port("COPS_MLFLOW_PORT", settings.mlflow_port)
 
 
 def require_free_port(name: str, port: int) -> None:

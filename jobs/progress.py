@@ -65,5 +65,6 @@ def _state(search: Search) -> str:
     if search.failures:
         parts.append(f"{len(search.failures)} failed")
     best = best_masks(standings(search))
-    parts += [f"{sparsity:g}: {100 * one.validation:.1f}%" for sparsity, one in best.items()]
+    if best:
+        parts.append("best " + " ".join(f"@{sparsity:g} {100 * one.validation:.1f}%" for sparsity, one in best.items()))
     return " · ".join(parts)

@@ -1,6 +1,6 @@
 """What a sweep found: its cells' standings and the table of the best masks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import mean, stdev
@@ -66,43 +66,59 @@ def best_masks(found: Sequence[Standing]) -> dict[float, Standing]:
 
 
 def tables(found: Sequence[Standing]) -> list[Table]:
-    """One table per workload: a column per sparsity, the best COPS mask above, the baselines below."""
+    """One table per workload: a column per sparsity, the best COPS mask above, the baselines below, the best bold."""
     workloads = dict.fromkeys((one.cell.model, one.cell.data) for one in found)
     return [_table(*where, [one for one in found if (one.cell.model, one.cell.data) == where]) for where in workloads]
+
+
+def legend(found: Sequence[Standing]) -> str:
+    """What the tables' figures are."""
+    runs = max((one.runs for one in found if one.confirmed), default=0)
+    lines = ["Validation accuracy in %" + (", the best of each column in bold." if found else ".")]
+    if runs:
+        lines.append(
+            f"Means ± standard error of up to {runs} runs with fresh training seeds; test accuracy chose nothing."
+            if runs > 1
+            else "One run with a fresh training seed each; test accuracy chose nothing."
+        )
+    if not all(one.confirmed for one in found):
+        lines.append("* one search run, not confirmed: a winner's accuracy is biased upward.")
+    return "\n".join(lines)
 
 
 def _table(model: str, data: str, found: Sequence[Standing]) -> Table:
     best = best_masks(found)
     baselines = {(one.cell.method, one.cell.sparsity): one for one in found if not one.cell.tunable}
     sparsities = sorted({one.cell.sparsity for one in found if one.cell.target})
-    runs = max(one.runs for one in found)
-    judged = (
-        f"mean ± standard error of {runs} confirmation runs" if found[0].confirmed else "one search run, not confirmed"
-    )
-    table = Table(title=f"{model} on {data}: accuracy in %, {judged}", title_justify="left")
-    table.add_column("sparsity")
+    table = Table()
+    table.add_column(f"{model} on {data}\nsparsity")
     for sparsity in sparsities:
-        table.add_column(f"{sparsity:g}", justify="right")
+        table.add_column(f"\n{sparsity:g}", justify="right")
 
     columns = [best.get(sparsity) for sparsity in sparsities]
-    table.add_row("best COPS mask", *map(_accuracy, columns), style="bold")
+    rivals = {
+        sparsity: max(one.validation for one in found if one.cell.sparsity == sparsity) for sparsity in sparsities
+    }
+    table.add_row("best COPS mask", *(_accuracy(one, rivals) for one in columns))
     table.add_row("  target|control", *(one.cell.method if one else "" for one in columns))
     table.add_row("  alpha", *(_numbers(one.trial.alpha) if one else "" for one in columns))
     if any(one and len(one.trial.weights) > 1 for one in columns):
         table.add_row("  target weights", *(_weights(one) for one in columns))
     table.add_row("  test accuracy", *(_percent(one.test) if one else "" for one in columns), end_section=True)
     for method in dict.fromkeys(one.cell.method for one in found if not one.cell.tunable and one.cell.target):
-        table.add_row(method, *(_accuracy(baselines.get((method, sparsity))) for sparsity in sparsities))
+        table.add_row(method, *(_accuracy(baselines.get((method, sparsity)), rivals) for sparsity in sparsities))
     dense = next((one for one in found if not one.cell.target), None)
     if dense is not None:
-        table.add_row("dense, sparsity 0", *[_accuracy(dense)] * len(sparsities))
+        table.add_row("dense, sparsity 0", *[_accuracy(dense, {})] * len(sparsities))
     return table
 
 
-def _accuracy(one: Standing | None) -> str:
+def _accuracy(one: Standing | None, rivals: Mapping[float, float]) -> str:
     if one is None:
         return "-"
-    return _percent(one.validation) + (f" ± {100 * one.error:.1f}" if one.error is not None else "")
+    text = _percent(one.validation) + (f" ± {100 * one.error:.1f}" if one.error is not None else "")
+    text += "" if one.confirmed else "*"
+    return f"[bold green]{text}[/]" if rivals.get(one.cell.sparsity) == one.validation else text
 
 
 def _percent(value: float | None) -> str:

@@ -33,8 +33,16 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("should be a number, not true or false")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_no_bool), Field(le=1_000_000_000)]
+Number = Annotated[float, BeforeValidator(_no_bool)]
 ScoreName = Annotated[str, _one_of("score", tuple(SCORES))]
-Sparsity = Annotated[float, Field(gt=0, lt=1)]
+Sparsity = Annotated[Number, Field(gt=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -87,32 +95,32 @@ class Grid(Section):
 class Scoring(Section):
     """The training images that data-driven scores see; the same for every score."""
 
-    batches: int = Field(1, ge=1)
-    batch_size: int = Field(256, ge=1)
+    batches: Count = Field(1, ge=1)
+    batch_size: Count = Field(256, ge=1)
 
 
 class Search(Section):
     """How Optuna tunes alpha and target weights, per cell."""
 
     sampler: Literal["tpe", "random"] = "tpe"
-    trials: int = Field(8, ge=1, description="distinct trials per cell")
+    trials: Count = Field(8, ge=1, description="distinct trials per cell")
 
 
 class Training(Section):
     """SGD with Nesterov momentum and a cosine schedule down to zero."""
 
-    epochs: int = Field(20, ge=1)
-    batch_size: int = Field(128, ge=1)
-    learning_rate: float = Field(0.1, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    epochs: Count = Field(20, ge=1)
+    batch_size: Count = Field(128, ge=1)
+    learning_rate: Number = Field(0.1, gt=0)
+    momentum: Number = Field(0.9, ge=0, lt=1)
+    weight_decay: Number = Field(5e-4, ge=0)
 
 
 class Resources(Section):
     """What one trial takes; fractions of a GPU let small trials share one."""
 
-    cpu: float = Field(1, gt=0)
-    gpu: float = Field(0, ge=0)
+    cpu: Number = Field(1, gt=0)
+    gpu: Number = Field(0, ge=0)
 
 
 class Spec(Section):
@@ -122,14 +130,21 @@ class Spec(Section):
     experiment: str = Field("cops", min_length=1, description="MLflow experiment that the runs go to")
     workloads: tuple[Workload, ...] = Field(min_length=1)
     grid: Grid
-    baselines: tuple[Annotated[str, _one_of("baseline", (DENSE, *SCORES))], ...] = (DENSE, *SCORES)
+    baselines: tuple[Annotated[str, _one_of("baseline", (DENSE, *SCORES))], ...] = (
+        DENSE,
+        "random",
+        "magnitude",
+        "snip",
+        "grasp",
+        "synflow",
+    )
     scoring: Scoring = Scoring()
     search: Search = Search()
     training: Training = Training()
-    confirmations: int = Field(
+    confirmations: Count = Field(
         3, ge=0, description="runs with fresh training seeds for each cell's winner and each baseline"
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="of initial weights, scored images and search")
+    seed: Count = Field(0, ge=0, lt=2**31, description="of initial weights, scored images and search")
     resources: Resources = Resources()
 
     @model_validator(mode="after")

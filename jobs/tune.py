@@ -31,6 +31,8 @@ from ray.tune.search import Searcher
 from jobs.tracking import Tracker
 from jobs.trial import compute_score, run
 
+logging.getLogger("ray").setLevel(logging.ERROR)  # Tune warns that its own result files, which we disable, are missing
+
 OUTCOME = "outcome/"
 OnChange = Callable[[Search], None]
 ScoreRefs = dict[tuple[str, str, str], "ray.ObjectRef[Any]"]
@@ -45,12 +47,7 @@ def connected(spec: Spec) -> Iterator[None]:
     """
     address = os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(
-            include_dashboard=False if address is None else None,
-            configure_logging=address is None,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        ray.init(include_dashboard=False if address is None else None, configure_logging=False, log_to_driver=False)
     except ConnectionError as error:
         raise UserError(f"no Ray cluster answers at RAY_ADDRESS = '{address}': {error}") from None
     try:

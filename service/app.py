@@ -32,7 +32,7 @@ def create_app(tracking_uri: str) -> FastAPI:
         return summarise(tracker.records(model=model, data=data))
 
     @app.get("/v1/masks/best", responses={404: {"description": "no such mask"}})
-    def best_mask(  # noqa: PLR0917  # the query's parameters
+    def best_mask(
         model: Annotated[str, Name],
         data: Annotated[str, Name],
         sparsity: Sparsity,

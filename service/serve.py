@@ -3,7 +3,7 @@
 import uvicorn
 from rich.console import Console
 
-from jobs.local import HOST, mlflow_server, require_free_port
+from jobs.local import HOST, check, mlflow_server, require_free_port
 from jobs.settings import Settings
 from service.app import create_app
 
@@ -15,6 +15,7 @@ def serve(settings: Settings) -> None:
         UserError: a port is in use; nothing has been started.
     """
     require_free_port("COPS_API_PORT", settings.api_port)
+    check(settings)
     console = Console()
     console.print("starting MLflow")
     with mlflow_server(settings) as uri:

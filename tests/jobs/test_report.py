@@ -1,0 +1,72 @@
+"""The table that a sweep ends with: what it says of winners, baselines and unconfirmed figures."""
+
+from rich.console import Console
+
+from jobs.plan import Trial
+from jobs.report import best_masks, legend, standings, tables
+from jobs.search import Search
+from jobs.spec import Spec
+from tests.conftest import SMOKE
+
+
+def searched(confirmations: int, stop_before_confirmations: bool = False) -> Search:
+    tree = Spec.load(SMOKE).model_dump(mode="json")
+    spec = Spec.model_validate(tree | {"confirmations": confirmations, "baselines": ["dense", "snip"]})
+    search = Search(spec)
+    while (trial := search.ask()) is not None:
+        if stop_before_confirmations and trial.kind == "confirmation":
+            break
+        search.tell(trial, outcome(trial))
+    return search
+
+
+def outcome(trial: Trial) -> dict[str, float]:
+    """Search flatters a mask by 0.2; confirmations say 0.70 and 0.74, and test accuracy is 0.1 lower."""
+    if trial.kind == "search":
+        return {"validation_accuracy": 0.92}
+    accuracy = 0.70 if trial.training_seed == 1 else 0.74
+    return {"validation_accuracy": accuracy, "test_accuracy": accuracy - 0.1}
+
+
+def printed(search: Search) -> str:
+    console = Console(width=100)
+    found = standings(search)
+    with console.capture() as capture:
+        for table in tables(found):
+            console.print(table)
+        console.print(legend(found))
+    return capture.get()
+
+
+def test_confirmations_decide_and_search_runs_do_not() -> None:
+    search = searched(confirmations=2)
+    for one in standings(search):
+        assert one.confirmed
+        assert one.runs == 2
+        assert abs(one.validation - 0.72) < 1e-12
+        assert one.error is not None
+        assert abs(one.error - 0.02) < 1e-12
+        assert one.test is not None
+        assert abs(one.test - 0.62) < 1e-12
+    text = printed(search)
+    assert "72.0 ± 2.0" in text
+    assert "62.0" in text
+    assert "92.0" not in text
+    assert "*" not in text
+
+
+def test_unconfirmed_figures_are_marked() -> None:
+    for search in (searched(confirmations=0), searched(confirmations=2, stop_before_confirmations=True)):
+        text = printed(search)
+        assert "92.0*" in text
+        assert "not confirmed: a winner's accuracy is biased upward" in text
+
+
+def test_the_best_mask_is_a_combined_one() -> None:
+    best = best_masks(standings(searched(confirmations=1)))
+    assert {sparsity: one.cell.method for sparsity, one in best.items()} == {0.9: "snip|grasp"}
+
+
+def test_a_sweep_without_any_result_prints_no_table() -> None:
+    spec = Spec.load(SMOKE)
+    assert tables(standings(Search(spec))) == []

@@ -1,0 +1,43 @@
+"""service -> jobs -> cops, and each heavy library in the one file that may know it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = [path for package in ("cops", "jobs", "service") for path in sorted((ROOT / package).rglob("*.py"))]
+MAY_USE = {"cops": {"cops"}, "jobs": {"cops", "jobs"}, "service": {"cops", "jobs", "service"}}
+ONLY_IN = {"mlflow": {"jobs/tracking.py"}, "ray": {"jobs/tune.py"}, "optuna": {"jobs/search.py"}}
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of all modules that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_run_one_way(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    assert imports(path) & set(MAY_USE) <= MAY_USE[package]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_heavy_libraries_stay_in_their_file(path: Path) -> None:
+    name = str(path.relative_to(ROOT))
+    for library, files in ONLY_IN.items():
+        assert library not in imports(path) or name in files
+    assert "boto3" not in imports(path)
+
+
+def test_the_method_needs_torch_alone() -> None:
+    used = set().union(*(imports(path) for path in FILES if path.is_relative_to(ROOT / "cops")))
+    import sys
+
+    assert used - set(sys.stdlib_module_names) <= {"cops", "torch"}

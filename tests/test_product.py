@@ -1,0 +1,275 @@
+"""The whole product, as a user drives it: a sweep, what MLflow keeps of it, the API, the mask, a browser."""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from http.client import HTTPResponse
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import mlflow
+import pytest
+from mlflow.entities import Run
+from playwright.sync_api import Page, sync_playwright
+
+from cops import Mask
+from cops.network import prunable
+from jobs.workloads import build_model, load_data
+from tests.conftest import ROOT, SMOKE, Swept, free_port, new_home
+
+CHROMIUM = shutil.which("chromium")
+TIMEOUT = 120
+
+
+@pytest.fixture(scope="module")
+def served(swept: Swept) -> Iterator[Swept]:
+    """`cops serve` over the finished sweep; stopped as a user stops it."""
+    command = Path(sys.executable).with_name("cops")
+    server = subprocess.Popen(
+        [command, "serve"], env=swept.home.environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            assert get(swept, "/healthz") == {"status": "ok"}
+            break
+        except OSError:
+            time.sleep(0.2)
+    yield swept
+    server.send_signal(signal.SIGINT)
+    server.communicate(timeout=TIMEOUT)
+    assert not (swept.home.path / "mlflow.pid").exists()
+
+
+def get(swept: Swept, path: str, **query: object) -> object:
+    with fetch(swept, path, **query) as answer:
+        return json.load(answer)
+
+
+def fetch(swept: Swept, path: str, **query: object) -> HTTPResponse:
+    answer: HTTPResponse = urlopen(f"http://127.0.0.1:{swept.home.api_port}{path}?{urlencode(query)}", timeout=TIMEOUT)
+    return answer
+
+
+def runs_of(swept: Swept) -> list[Run]:
+    client = mlflow.MlflowClient(f"http://127.0.0.1:{swept.home.mlflow_port}")
+    experiment = client.get_experiment_by_name("cops")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def test_the_sweep_prints_its_table(swept: Swept) -> None:
+    assert "trials 7/7 0 running" in swept.output
+    for line in ("best COPS mask", "snip|grasp", "alpha", "magnitude", "dense, sparsity 0", "make serve"):
+        assert line in swept.output
+    assert "Traceback" not in swept.output
+
+
+def test_mlflow_keeps_one_parent_and_every_trial(served: Swept) -> None:
+    runs = runs_of(served)
+    parents = [run for run in runs if run.data.tags.get("cops.kind") == "sweep"]
+    assert [run.info.run_name for run in parents] == ["smoke"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id]
+    assert len(children) == len(runs) - 1 == 7
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    names = sorted(run.info.run_name or "" for run in children)
+    assert sum(bool(re.fullmatch(r"snip\|grasp @0\.9 a=\d\.\d\d( #1)?", name)) for name in names) == 3
+    assert {"dense", "dense #1", "magnitude @0.9", "magnitude @0.9 #1"} <= set(names)
+    assert len({run.data.tags["cops.trial"] for run in children}) == 7
+
+
+def test_test_accuracy_is_measured_for_confirmations_alone(served: Swept) -> None:
+    for run in runs_of(served):
+        kind = run.data.tags["cops.kind"]
+        assert ("test_accuracy" in run.data.metrics) == (kind == "confirmation")
+
+
+def test_scores_are_computed_before_the_trials_and_shared(served: Swept) -> None:
+    """Equal settings of two trials in different processes lead to one mask key and equal masks."""
+    masks = [run.data.tags["cops.mask"] for run in runs_of(served) if "cops.mask" in run.data.tags]
+    assert len(masks) == 5
+    assert len(set(masks)) == 3
+
+
+def test_best_mask_is_found_fetched_and_applied(served: Swept, tmp_path: Path) -> None:
+    best = get(served, "/v1/masks/best", model="convnet", data="digits", sparsity=0.9)
+    assert isinstance(best, dict)
+    every = get(served, "/v1/masks", model="convnet", data="digits")
+    assert isinstance(every, list)
+    confirmed = [mask for mask in every if mask["confirmations"]]
+    assert best["validation_accuracy"] == max(mask["validation_accuracy"] for mask in confirmed)
+    assert get(served, f"/v1/masks/{best['id']}") == best
+
+    with fetch(served, f"/v1/masks/{best['id']}/file") as answer:
+        (tmp_path / "mask.cops").write_bytes(answer.read())
+    mask = Mask.load(tmp_path / "mask.cops")
+    assert mask.sparsity == pytest.approx(0.9, abs=1e-4)
+    model = mask.apply(build_model("convnet", load_data("digits"), seed=0))
+    for name, weight in prunable(model).items():
+        assert bool((weight[~mask.kept[name]] == 0).all())
+        assert bool((weight[mask.kept[name]] != 0).all())
+
+
+def test_best_mask_of_a_pair(served: Swept) -> None:
+    pair = get(served, "/v1/masks/best", model="convnet", data="digits", sparsity=0.9, target="snip", control="grasp")
+    assert isinstance(pair, dict)
+    assert pair["method"] == "snip|grasp"
+    assert 0 <= pair["alpha"]["grasp"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "status", "words"),
+    [
+        ("/v1/masks/best", {"model": "convnet", "data": "digits", "sparsity": 0.5}, 404, "sparsities with masks: 0.9"),
+        ("/v1/masks/best", {"model": "vgg", "data": "digits", "sparsity": 0.9}, 404, "model=vgg"),
+        ("/v1/masks/best", {"model": "convnet", "data": "digits", "sparsity": 1.5}, 422, "less than 1"),
+        ("/v1/masks/best", {"model": "convnet", "data": "digits"}, 422, "sparsity"),
+        ("/v1/masks/best", {"model": "' or 1=1", "data": "digits", "sparsity": 0.9}, 422, "model"),
+        (f"/v1/masks/{'0' * 32}", {}, 404, "no mask"),
+        ("/v1/masks/..%2f..%2fmlflow.db/file", {}, 404, "Not Found"),
+        ("/v1/masks/nothex/file", {}, 422, "mask_id"),
+    ],
+)
+def test_the_api_says_what_is_wrong(
+    served: Swept, path: str, query: dict[str, object], status: int, words: str
+) -> None:
+    with pytest.raises(HTTPError) as caught:
+        fetch(served, path, **query)
+    with caught.value as answer:
+        assert answer.code == status
+        assert words in answer.read().decode()
+
+
+def test_serve_refuses_a_port_in_use(served: Swept, tmp_path: Path) -> None:
+    home = new_home(tmp_path / "home")
+    command = Path(sys.executable).with_name("cops")
+    taken = subprocess.run(
+        [command, "serve"],
+        env=home.environment | {"COPS_API_PORT": str(served.home.api_port)},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=TIMEOUT,
+    )
+    assert taken.returncode == 2
+    assert taken.stdout == ""
+    assert taken.stderr.count("\n") == 1
+    assert f"port {served.home.api_port} is in use" in taken.stderr
+    assert "COPS_API_PORT" in taken.stderr
+    assert not home.path.exists()
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium here (Debian: apt-get install chromium)")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*quiet, "--disable-sync", "--no-first-run"])
+        page = browser.new_page(viewport={"width": 1500, "height": 950})
+        page.add_init_script("localStorage.setItem('mlflow.workflowType_v1', '\"machine_learning\"')")
+        yield page
+        browser.close()
+
+
+def test_a_person_finds_the_sweep_in_the_browser(served: Swept, page: Page) -> None:
+    parent = next(run for run in runs_of(served) if run.data.tags["cops.kind"] == "sweep").info
+    here = f"http://127.0.0.1:{served.home.mlflow_port}/#/experiments/{parent.experiment_id}/runs"
+    page.goto(here)
+    page.get_by_role("link", name="smoke").wait_for(timeout=60_000)
+
+    child = next(run for run in runs_of(served) if (run.info.run_name or "").startswith("snip|grasp"))
+    page.goto(f"{here}/{child.info.run_id}")
+    page.get_by_role("heading", name=child.info.run_name).wait_for(timeout=60_000)
+    page.get_by_text("validation_accuracy", exact=True).first.wait_for(timeout=60_000)
+    page.get_by_role("link", name="smoke").wait_for(timeout=60_000)
+
+
+def test_the_api_documents_itself_in_the_browser(served: Swept) -> None:
+    schema = get(served, "/openapi.json")
+    assert isinstance(schema, dict)
+    assert {"/v1/masks", "/v1/masks/best", "/v1/masks/{mask_id}", "/v1/masks/{mask_id}/file"} <= set(schema["paths"])
+
+
+@pytest.fixture(scope="module")
+def ray_head(swept: Swept) -> Iterator[tuple[str, dict[str, str]]]:
+    """A head node on loopback with token authentication: its jobs address, and the environment to reach it."""
+    bin_ = Path(sys.executable).parent
+    env = swept.home.environment | {
+        "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    jobs, folder = free_port(), tempfile.mkdtemp(prefix="cops-")  # short, since Ray's socket paths may not be long
+    ports = {"port": free_port(), "dashboard-port": jobs, "ray-client-server-port": free_port()}
+    ports |= {"dashboard-agent-listen-port": free_port(), "dashboard-agent-grpc-port": free_port()}
+    command = [str(bin_ / "ray"), "start", "--head", "--block", "--temp-dir", folder, "--num-cpus", "2"]
+    command += [f"--{name}={port}" for name, port in ports.items()]
+    log = Path(folder, "head.log")
+    with log.open("w") as output:
+        head = subprocess.Popen(command, env=env, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
+    deadline = time.monotonic() + TIMEOUT
+    address = f"http://127.0.0.1:{jobs}"
+    listing = [str(bin_ / "ray"), "job", "list", "--address", address]
+    while subprocess.run(listing, env=env, capture_output=True, check=False).returncode:
+        assert time.monotonic() < deadline, log.read_text()
+        assert head.poll() is None, log.read_text()
+    yield address, env
+    os.killpg(head.pid, signal.SIGTERM)
+    head.wait(TIMEOUT)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def submit(ray_head: tuple[str, dict[str, str]], file: str) -> subprocess.CompletedProcess[str]:
+    """`ray job submit` of a sweep file, followed to its end."""
+    address, env = ray_head
+    command = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", address]
+    command += ["--working-dir", ".", "--", "python", "-m", "jobs", file]
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_the_same_sweep_as_a_ray_job(served: Swept, ray_head: tuple[str, dict[str, str]]) -> None:
+    """`ray job submit` to a real cluster: the same trials with the same accuracies, in the same MLflow."""
+    before = {run.info.run_id for run in runs_of(served)}
+    done = submit(ray_head, str(SMOKE.relative_to(ROOT)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "best COPS mask" in done.stdout
+
+    runs = [run for run in runs_of(served) if "cops.trial" in run.data.tags]
+    local, remote = (
+        {run.data.tags["cops.trial"]: run for run in runs if (run.info.run_id in before) == here}
+        for here in (True, False)
+    )
+    shared = local.keys() & remote.keys()
+    # Which alphas TPE proposes depends on which trial ends first; whatever ran in both must agree.
+    assert len(remote) == len(local) == 7
+    assert len(shared) >= 5
+    for key in shared:
+        for metric in ("validation_accuracy", "test_accuracy", "target_kept"):
+            assert local[key].data.metrics.get(metric) == remote[key].data.metrics.get(metric)
+
+
+def test_a_job_with_bad_input_fails_with_its_one_line(ray_head: tuple[str, dict[str, str]]) -> None:
+    done = submit(ray_head, "nowhere.yaml")
+    assert done.returncode != 0
+    assert "sweep file 'nowhere.yaml' does not exist" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout
+
+
+def test_the_cluster_asks_for_its_token(ray_head: tuple[str, dict[str, str]]) -> None:
+    address, _ = ray_head
+    with pytest.raises(HTTPError) as caught:
+        urlopen(f"{address}/api/jobs/", timeout=TIMEOUT)
+    with caught.value as answer:
+        assert answer.code == 401
