@@ -65,6 +65,7 @@ def run(spec: Spec, trial: Trial, scores: Callable[[str], Scores]) -> Result:
         )
         mask = Mask(pruning.mask.kept, mask_settings(spec, trial))
         metrics |= _mask_metrics(trial, pruning)
+        metrics["dead_share"] = mask.health(model, dataset.train[0][:1]).dead_share
         metrics["seconds_mask"] = time.perf_counter() - started
 
     started = time.perf_counter()

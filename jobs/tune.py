@@ -112,7 +112,8 @@ class SweepTrial(tune.Trainable):
             result = run(self._spec, trial, lambda name: self._score(trial, name))
             self._tracker.log_trial(self._spec, self._sweep, trial, result, started)
         except Exception as error:  # whatever a model, a score or the tracking server raises
-            reason = f"{type(error).__name__}: {_cause(error)}"
+            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            reason = f"{type(cause).__name__}: {cause}"
             self._tracker.log_failure(self._spec, self._sweep, trial, reason, started)
             return {"done": True, "failure": reason}
         return {"done": True, "outcome": result.metrics}
@@ -177,8 +178,3 @@ def _slots(spec: Spec) -> int:
     if needed.gpu:
         slots.append(total.get("GPU", 0) / needed.gpu)
     return max(1, int(min(slots)))
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What went wrong in a remote task, rather than that one failed."""
-    return error.cause if isinstance(error, ray.exceptions.RayTaskError) else error

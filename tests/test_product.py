@@ -6,6 +6,7 @@ import re
 import secrets
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -19,13 +20,14 @@ from urllib.request import urlopen
 
 import mlflow
 import pytest
+import yaml
 from mlflow.entities import Run
 from playwright.sync_api import Page, sync_playwright
 
 from cops import Mask
 from cops.network import prunable
 from jobs.workloads import build_model, load_data
-from tests.conftest import ROOT, SMOKE, Swept, free_port, new_home
+from tests.conftest import ROOT, SMOKE, Swept, free_port, new_home, run_command
 
 CHROMIUM = shutil.which("chromium")
 TIMEOUT = 120
@@ -199,6 +201,27 @@ def test_the_api_documents_itself_in_the_browser(served: Swept) -> None:
     schema = get(served, "/openapi.json")
     assert isinstance(schema, dict)
     assert {"/v1/masks", "/v1/masks/best", "/v1/masks/{mask_id}", "/v1/masks/{mask_id}/file"} <= set(schema["paths"])
+
+
+def test_a_cell_that_fails_says_why_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """One image gives every filter the same entropy, zero: that score cannot rank the weights."""
+    file = tmp_path / "sweep.yaml"
+    tree = yaml.safe_load(SMOKE.read_text())
+    tree |= {"baselines": ["entropy_filter"], "scoring": {"batch_size": 1}, "search": {"trials": 1}, "confirmations": 0}
+    file.write_text(yaml.safe_dump(tree))
+    home = new_home(tmp_path / "home")
+    done = run_command(home, "-m", "jobs", str(file))
+    assert done.returncode == 1
+    assert "failed: entropy_filter @0.9: ScoreError: score 'entropy_filter' is zero for every weight" in done.stdout
+    assert "snip|grasp" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+    database = sqlite3.connect(home.path / "mlflow.db")
+    statuses = dict(database.execute("select name, status from runs"))
+    database.close()
+    assert statuses.pop("entropy_filter @0.9") == "FAILED"
+    assert set(statuses.values()) == {"FINISHED"}
+    assert len(statuses) == 2
 
 
 @pytest.fixture(scope="module")

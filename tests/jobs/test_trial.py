@@ -44,6 +44,7 @@ def test_a_trial_measures_its_mask() -> None:
     size = sum(weight.numel() for weight in prunable(build_model("convnet", digits(), 0)).values())
     assert result.metrics["kept"] == round(0.05 * size) == sum(int(kept.sum()) for kept in result.mask.kept.values())
     assert result.metrics["gap"] >= 0
+    assert 0 <= result.metrics["dead_share"] < 1
     assert result.metrics["multiplier_grasp"] > 0
     assert 0 < result.metrics["similarity_grasp"] < 1
     assert 0 < result.metrics["similarity_target"] < 1
