@@ -56,7 +56,7 @@ class Layout:
         if layout != "unstructured":
             if model is None:
                 raise ValueError(f"layout '{layout}' needs to know the filters: give model=...")
-            self.layers = {name: users[0] for name, users in layers(model).items()}
+            self.layers = {name: users[0] for name, users in layers(model).items() if name in self.shapes}
             if {name: layer.weight.shape for name, layer in self.layers.items()} != self.shapes:
                 raise ValueError("the scores are of another network than the model: give the model that was scored")
         self.whole = layout == "filter"

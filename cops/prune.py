@@ -145,20 +145,23 @@ def _choose(
         if {key: values.shape for key, values in scores[name].items()} != form.shapes:
             raise ValueError(f"scores '{name}' are of another network than scores '{next(iter(scores))}'")
         vector = flatten(scores[name])
-        vectors[name] = normalise(vector if alive is None else vector.masked_fill(~alive, 0))
+        vectors[name] = vector if alive is None else vector.masked_fill(~alive, 0)
     dtype = torch.float64 if any(v.dtype == torch.float64 for v in vectors.values()) else torch.float32
     vectors = {name: vector.to(dtype) for name, vector in vectors.items()}
     goal = weighted_target({name: vectors[name] for name in weights}, weights)
+    guards = [normalise(vectors[name]) for name in controls]
     alive = torch.ones_like(goal, dtype=torch.bool) if alive is None else alive
-    return solve_within(form, goal, [vectors[name] for name in controls], keep=keep, alpha=alpha, alive=alive)
+    return solve_within(form, goal, guards, keep=keep, alpha=alpha, alive=alive)
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as JSON values, without the options that have their default."""
     defaults: dict[str, Any] = {"layout": "unstructured", "exclude": [], "min_density": 0.0, "rounds": 1}
-    kinds = {name: dict(v) if isinstance(v, Mapping) else v for name, v in settings.items()}
-    lists = {name: v if isinstance(v, str | dict | int | float) else list(v) for name, v in kinds.items()}
-    return {name: value for name, value in lists.items() if name not in defaults or value != defaults[name]}
+    plain = {
+        name: value if isinstance(value, str | int | float) else dict(value) if name == "target" else list(value)
+        for name, value in settings.items()
+    }
+    return {name: value for name, value in plain.items() if name not in defaults or value != defaults[name]}
 
 
 def check(target: str | Mapping[str, float], controls: Sequence[str], sparsity: float, alpha: Sequence[float]) -> None:

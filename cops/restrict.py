@@ -43,7 +43,7 @@ def _between(
     """Optimal mask that keeps all of `must` and nothing outside `may`, and the levels of the controls."""
     free = may & ~must
     if bool(free.all()):
-        kappa = relative_kappa(alpha, target, controls, keep)
+        kappa = relative_kappa(alpha, target, controls, keep) if controls else []
         return solve(target, controls, keep, kappa), kappa
     index = free.nonzero().flatten()
     offsets = [float(score[must].sum(dtype=torch.float64)) for score in (target, *controls)]
@@ -52,7 +52,7 @@ def _between(
         return Solution(must, zeros, 0.0, offsets[0], offsets[0], 0.0, tuple(offsets[1:]), zeros), offsets[1:]
     goal, guards = target[index], [control[index] for control in controls]
     room = min(keep - int(must.sum()), len(index))
-    kappa = relative_kappa(alpha, goal, guards, room)
+    kappa = relative_kappa(alpha, goal, guards, room) if controls else []
     inner = solve(goal, guards, room, kappa)
     mask = must.clone()
     mask[index[inner.mask]] = True

@@ -2,13 +2,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """The networks here are tiny: on a busy machine a second thread costs far more than it gives."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

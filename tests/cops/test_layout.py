@@ -95,6 +95,23 @@ def test_filters_with_controls_come_with_a_true_certificate(alpha: float, count:
         assert 0 <= slack <= 2 * largest[name]
 
 
+@pytest.mark.parametrize(("alpha", "expected"), [(0.0, [True, False]), (0.6, [False, True])])
+def test_of_the_filters_that_the_budget_cuts_those_are_kept_that_the_control_needs(
+    alpha: float, expected: list[bool]
+) -> None:
+    scores = {
+        "a": {"weight": torch.tensor([[2.0] * 4, [1.0] * 4])},
+        "b": {"weight": torch.tensor([[0.0] * 4, [1.0] * 4])},
+    }
+    model = nn.Linear(4, 2)
+    pruning = combine(
+        scores, target="a", controls=["b"], alpha=[alpha], sparsity=0.5, layout="filter", model=model
+    )  # at 0.6 the relaxation keeps 1.6 weights of the first filter and 2.4 of the second
+    assert pruning.mask.kept["weight"].all(1).tolist() == expected
+    assert pruning.mask.count == 4
+    assert pruning.solution.slack == (0.0,)
+
+
 def test_a_filter_solution_is_as_good_as_exhaustion_up_to_the_budgets_rest() -> None:
     model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 4))
     for seed in range(10):
@@ -190,6 +207,14 @@ def test_a_minimum_density_can_decide_everything() -> None:
 def test_a_sparsity_below_that_of_the_pattern_is_refused() -> None:
     with pytest.raises(ValueError, match=r"sparsity=0.3 keeps 22 of 32.*need 0 to 16: give a sparsity from 0.5"):
         combine({"a": {"weight": torch.ones(4, 8)}}, target="a", sparsity=0.3, layout="2:4", model=nn.Linear(8, 4))
+
+
+def test_the_last_shorter_group_keeps_at_most_n_too() -> None:
+    scores, model = {"a": {"weight": torch.ones(4, 7)}}, nn.Linear(7, 4)
+    mask = combine(scores, target="a", sparsity=12 / 28, layout="2:4", model=model).mask
+    assert mask.kept["weight"].int().tolist() == [[1, 1, 0, 0, 1, 1, 0]] * 4
+    with pytest.raises(ValueError, match=r"keeps 17 of 28.*need 0 to 16"):
+        combine(scores, target="a", sparsity=11 / 28, layout="2:4", model=model)
 
 
 @pytest.mark.parametrize(
