@@ -41,5 +41,8 @@ browser:
 	  && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 	  || echo "no chromium here: the browser tests will be skipped (Debian: apt-get install chromium)"
 
+bench: .venv/ready  ## what the solver costs against topk, bisection and HiGHS (about 15 minutes)
+	@$(BIN)/python -m tests.benchmarks.solve
+
 clean:  ## remove the environment and what the tools cached
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

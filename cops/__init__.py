@@ -9,8 +9,10 @@ from cops.levels import relative_kappa
 from cops.lp import InfeasibleError, Solution, solve
 from cops.mask import Mask
 from cops.maskfile import MaskFileError
+from cops.path import path
 from cops.prune import Pruning, combine, prune
 from cops.scores import SCORES, ScoreError, score
+from cops.sensitivity import sensitivity
 
 __all__ = [
     "SCORES",
@@ -22,8 +24,10 @@ __all__ = [
     "ScoreError",
     "Solution",
     "combine",
+    "path",
     "prune",
     "relative_kappa",
     "score",
+    "sensitivity",
     "solve",
 ]

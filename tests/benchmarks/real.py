@@ -16,14 +16,15 @@ from cops.flat import flatten
 from cops.levels import normalise
 from tests.cops.networks import vgg16
 
-IMAGES = 128
+COUNT = 128
 SHARED = Path(os.environ.get("COPS_SHARED", Path(__file__).parents[2].parent / "shared"))
+IMAGES_FILE = SHARED / "data" / "cifar10-jpeg.zip"
 NAMES = ("snip", "grasp", "magnitude", "fisher")
 
 
 def cifar10(images: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Training images of CIFAR-10, `(n, 3, 32, 32)` with each channel standardised, and their classes `(n,)`."""
-    with zipfile.ZipFile(SHARED / "data" / "cifar10-jpeg.zip") as archive:
+    with zipfile.ZipFile(IMAGES_FILE) as archive:
         names = sorted(name for name in archive.namelist() if name.startswith("train/") and name.endswith(".jpg"))
         classes = sorted({name.split("/")[1] for name in names})
         drawn = random.Random(seed).sample(names, images)
@@ -39,7 +40,7 @@ def cifar10(images: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 @cache
 def _vector(name: str) -> Tensor:
     torch.manual_seed(0)
-    return normalise(flatten(score(name, vgg16(), [cifar10(IMAGES)])))
+    return normalise(flatten(score(name, vgg16(), [cifar10(COUNT)])))
 
 
 def scores(count: int) -> list[Tensor]:
