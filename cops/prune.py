@@ -45,7 +45,8 @@ def prune(
 
     SynFlow as published is `target="synflow", rounds=100`. Filter pruning by entropy (Luo and Wu, arXiv 1706.05791) is
     `target="entropy_filter", layout="filter"` with images as batches; by filter norm (Li et al., ICLR 2017)
-    `target="l1_filter", layout="filter"`.
+    `target="l1_filter", layout="filter"`. Both publications leave the classifier dense: name it in `exclude`, since its
+    rows compete with the filters otherwise.
 
     Args:
         model: left as it was; `Pruning.mask.apply(model)` prunes it.

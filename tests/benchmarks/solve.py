@@ -8,6 +8,7 @@ limit; where it runs into it, the ratio is a lower bound. The better of simplex 
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -115,6 +116,7 @@ def measure(dims: Sequence[int], source: Source = synthetic) -> Measures:
 
     def record(name: str, value: float, target: float, better: str) -> None:
         found[name] = {"value": round(value, 4), "target": target, "better": better}
+        print(f"{name}: {value:.3g}", file=sys.stderr, flush=True)
 
     costs = {}
     for d in dims:
