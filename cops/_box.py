@@ -56,17 +56,6 @@ class Box:
         inside = all(step <= TRUSTED * half for step, half in zip(steps, self.half, strict=True))
         return inside and rest <= TRUSTED * self.width
 
-    def around(self, y: list[float]) -> "Box":
-        """Return a larger box around `y`, an estimate better than the present centre."""
-        steps, rest = self._distance(y)
-        half = [max(2.0 * h, 2.0 * step) for h, step in zip(self.half, steps, strict=True)]
-        return Box(y[:-1], y[-1], half, self.slope, max(2.0 * self.width, 2.0 * rest)).at_least()
-
-    def shrunk(self) -> "Box":
-        """Return a box of an eighth of the size, for one that leaves too much undecided."""
-        half = [h / 8.0 for h in self.half]
-        return Box(self.weights, self.tau, half, self.slope, self.width / 8.0).at_least()
-
     def at_least(self) -> "Box":
         """Return the box, no smaller than rounding allows."""
         half = [max(h, RELATIVE * weight) for h, weight in zip(self.half, self.weights, strict=True)]
@@ -84,18 +73,19 @@ class Box:
         return [abs(step) for step in steps], abs(y[-1] - self.tau - along)
 
 
-def confidence(scores: Tensor, y: list[float]) -> Box:
+def confidence(scores: Tensor, y: list[float], reference: Tensor) -> Box:
     """Return a box around the optimum `y` of a sample `scores` (K + 1, n), likely to hold that of the whole.
 
     The optimum solves `mean(rows * [pi > tau]) = const`, so its covariance is that of an M-estimator,
-    `H^-1 V H^-1`, with `V` the covariance of the sums and `H` their derivative: the density at the threshold.
+    `H^-1 V H^-1`, with `V` the covariance of the sums and `H` their derivative: the density at the
+    threshold. For the mask `reference` (n,) the sums of the whole are known; the rest adds to `V`.
     """
     n = scores.shape[1]
     rows = torch.cat([scores[1:], scores.new_full((1, n), -1.0)])
     pi = scores[0].clone()
     for weight, row in zip(y, rows, strict=True):
         pi += weight * row
-    sums = rows * (pi > 0.0)
+    sums = rows * ((pi > 0.0).double() - reference.double())
     sums -= torch.tensor([[total(row) / n] for row in sums], dtype=sums.dtype, device=sums.device)
     variance = _products(sums)
     distance = pi.abs()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cops._rest import CHUNK, Rest
+from cops._rest import CHUNK, Rest, combined
 from cops._search import search
 from cops._select import largest
 from cops._simplex import UnreachableError, Vertex
@@ -105,7 +105,7 @@ def _raise(scores: list[Tensor], y: list[float], control: int, edge: float) -> N
     for start in range(0, len(scores[0]), CHUNK):
         chunk = [score[start : start + CHUNK] for score in scores]
         off = chunk[control].double() - edge
-        pi = _combined(chunk, y) - y[-1]
+        pi = combined(chunk, y) - y[-1]
         rise = max(rise, float(torch.where(off == 0.0, 0.0, -pi / off).max()))
     y[control - 1] += rise
     y[-1] += rise * edge
@@ -123,7 +123,7 @@ def _certified(
     for places in (*final.kept, final.places(chosen.nonzero().squeeze(1))):
         mask[places] = True
     room = final.keep - int(chosen.sum())
-    pi = _combined(final.scores, y) - y[-1]
+    pi = combined(final.scores, y) - y[-1]
     gap = total(torch.where(chosen, -pi, pi).clamp(min=0.0)) + y[-1] * room
     values = [a + kept(score, chosen) for a, score in zip(final.sums, final.scores, strict=True)]
     if room and y[-1] == 0.0:
@@ -139,7 +139,7 @@ def _fill(scores: list[Tensor], mask: Tensor, y: list[float], room: int) -> None
     """Keep entries whose combined score is exactly zero while there is room, if they lower no control."""
     for start in range(0, len(mask), CHUNK):
         chunk = [score[start : start + CHUNK] for score in scores]
-        free = (_combined(chunk, y) == 0.0) & ~mask[start : start + CHUNK]
+        free = (combined(chunk, y) == 0.0) & ~mask[start : start + CHUNK]
         for score in chunk[1:]:
             free &= score >= 0.0
         places = free.nonzero().squeeze(1)[:room]
@@ -147,11 +147,3 @@ def _fill(scores: list[Tensor], mask: Tensor, y: list[float], room: int) -> None
         room -= len(places)
         if not room:
             return
-
-
-def _combined(scores: list[Tensor], y: list[float]) -> Tensor:
-    """Return the combined score `pi = s_0 + sum_k lambda_k s_k` in float64."""
-    pi = scores[0].to(torch.float64, copy=True)
-    for weight, score in zip(y, scores[1:], strict=False):
-        pi += score.double() * weight
-    return pi

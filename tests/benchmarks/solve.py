@@ -28,7 +28,7 @@ from cops.path import path
 
 VGG16 = 14_715_584
 LARGE = 138_000_000
-HIGHS_SECONDS = 60.0
+HIGHS_SECONDS = 40.0
 Source = Callable[[int, int], list[Tensor]]
 Measures = dict[str, dict[str, Any]]
 
