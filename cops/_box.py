@@ -35,21 +35,6 @@ class Box:
         zeros = [0.0] * (len(y) - 1)
         return cls(y[:-1], y[-1], zeros, zeros, 0.0).at_least()
 
-    @classmethod
-    def over(cls, points: list[list[float]]) -> "Box":
-        """Return a box over a path of optima, given its first, a middle and its last point."""
-        first, last = points[0], points[-1]
-        steps = [b - a for a, b in zip(first[:-1], last[:-1], strict=True)]
-        length = sum(step * step for step in steps)
-        slope = [(last[-1] - first[-1]) * step / length if length else 0.0 for step in steps]
-        centre = [(a + b) / 2.0 for a, b in zip(first, last, strict=True)]
-        box = cls(centre[:-1], centre[-1], [abs(step) / 2.0 for step in steps], slope, 0.0)
-        distances = [box._distance(point) for point in points]
-        half = [1.1 / TRUSTED * max(d[0][k] for d in distances) for k in range(len(steps))]
-        return cls(
-            centre[:-1], centre[-1], half, slope, 1.5 / TRUSTED * max(d[1] for d in distances)
-        ).at_least()
-
     def __contains__(self, y: list[float]) -> bool:
         """Whether the dual point `[lambda_1 .. lambda_K, tau]` lies well inside."""
         steps, rest = self._distance(y)

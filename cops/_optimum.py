@@ -9,7 +9,7 @@ from torch import Tensor
 from cops._rest import CHUNK, Rest, combined
 from cops._search import search
 from cops._select import largest
-from cops._simplex import UnreachableError, Vertex
+from cops._simplex import UnreachableError
 from cops._sums import HAIR, kept, total
 
 
@@ -32,24 +32,21 @@ def alone(score: Tensor, keep: int) -> Optimum:
     return _certified([score], [], final, final.binary(vertex), vertex.y.tolist())
 
 
-def optimum(
-    scores: list[Tensor], keep: int, levels: list[float], found: tuple[Rest, Vertex] | None = None
-) -> Optimum:
+def optimum(scores: list[Tensor], keep: int, levels: list[float]) -> Optimum:
     """Optimum for `scores`, K + 1 tensors (d,), target first.
 
     Two corners are decided exactly rather than by the multipliers, which rounding blurs there: levels that
     the mask of the target alone satisfies (`lambda = 0`), and levels at the very best of a control (`lambda`
     to infinity).
 
-    `found` is the result of a search, where the caller already has it.
-
     Raises:
         UnreachableError: if no mask, not even a fractional one, satisfies the levels.
 
     """
     rest = Rest.whole(scores, keep, levels)
+    found = None
     with contextlib.suppress(UnreachableError):
-        found = found or search(rest, last_resort=False)
+        found = search(rest, last_resort=False)
     if found and not _at_corner(found[0]):
         return _certified(scores, levels, found[0], found[0].binary(found[1]), found[1].y.tolist())
     free = alone(scores[0], keep)

@@ -1,7 +1,7 @@
 """The undecided rest of a problem: every other entry is known to be kept, or known not to be."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -47,10 +47,6 @@ class Rest:
     def whole(cls, scores: list[Tensor], keep: int, levels: list[float]) -> "Rest":
         """Return the problem with nothing decided."""
         return cls(scores, keep, levels, [0.0] * len(levels), None, (), [0.0] * len(scores))
-
-    def at(self, levels: list[float]) -> "Rest":
-        """Return the same rest for other levels of the whole."""
-        return replace(self, levels=[a - b for a, b in zip(levels, self.sums[1:], strict=True)])
 
     def __len__(self) -> int:
         return len(self.scores[0])

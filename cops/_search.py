@@ -30,7 +30,7 @@ def search(rest: Rest, last_resort: bool = True) -> tuple[Rest, Vertex]:
     if len(rest) <= DIRECT:
         return rest, rest.vertex()
     sample = Sample(rest)
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         box = sample.guess()
         smaller = rest.settle(box)
         try:
@@ -38,7 +38,8 @@ def search(rest: Rest, last_resort: bool = True) -> tuple[Rest, Vertex]:
             tied = 2 * len(smaller) > len(rest)
             final, vertex = (smaller, smaller.vertex()) if tied else search(smaller)
         except UnreachableError:
-            pass
+            if attempt and not last_resort:
+                raise
         else:
             if vertex.y.tolist() in box:
                 return final, vertex
