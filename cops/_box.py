@@ -35,35 +35,11 @@ class Box:
         zeros = [0.0] * (len(y) - 1)
         return cls(y[:-1], y[-1], zeros, zeros, 0.0).at_least()
 
-    @classmethod
-    def over(cls, points: list[list[float]]) -> "Box":
-        """Return a box over a path of optima, given its first, a middle and its last point."""
-        first, last = points[0], points[-1]
-        steps = [b - a for a, b in zip(first[:-1], last[:-1], strict=True)]
-        length = sum(step * step for step in steps)
-        slope = [(last[-1] - first[-1]) * step / length if length else 0.0 for step in steps]
-        centre = [(a + b) / 2.0 for a, b in zip(first, last, strict=True)]
-        box = cls(centre[:-1], centre[-1], [abs(step) / 2.0 for step in steps], slope, 0.0)
-        distances = [box._distance(point) for point in points]
-        half = [1.1 / TRUSTED * max(d[0][k] for d in distances) for k in range(len(steps))]
-        return cls(centre[:-1], centre[-1], half, slope, 1.5 / TRUSTED * max(d[1] for d in distances)).at_least()
-
     def __contains__(self, y: list[float]) -> bool:
         """Whether the dual point `[lambda_1 .. lambda_K, tau]` lies well inside."""
         steps, rest = self._distance(y)
         inside = all(step <= TRUSTED * half for step, half in zip(steps, self.half, strict=True))
         return inside and rest <= TRUSTED * self.width
-
-    def around(self, y: list[float]) -> "Box":
-        """Return a larger box around `y`, an estimate better than the present centre."""
-        steps, rest = self._distance(y)
-        half = [max(2.0 * h, 2.0 * step) for h, step in zip(self.half, steps, strict=True)]
-        return Box(y[:-1], y[-1], half, self.slope, max(2.0 * self.width, 2.0 * rest)).at_least()
-
-    def shrunk(self) -> "Box":
-        """Return a box of an eighth of the size, for one that leaves too much undecided."""
-        half = [h / 8.0 for h in self.half]
-        return Box(self.weights, self.tau, half, self.slope, self.width / 8.0).at_least()
 
     def at_least(self) -> "Box":
         """Return the box, no smaller than rounding allows."""
@@ -82,18 +58,19 @@ class Box:
         return [abs(step) for step in steps], abs(y[-1] - self.tau - along)
 
 
-def confidence(scores: Tensor, y: list[float]) -> Box:
+def confidence(scores: Tensor, y: list[float], reference: Tensor) -> Box:
     """Return a box around the optimum `y` of a sample `scores` (K + 1, n), likely to hold that of the whole.
 
     The optimum solves `mean(rows * [pi > tau]) = const`, so its covariance is that of an M-estimator,
-    `H^-1 V H^-1`, with `V` the covariance of the sums and `H` their derivative: the density at the threshold.
+    `H^-1 V H^-1`, with `V` the covariance of the sums and `H` their derivative: the density at the
+    threshold. For the mask `reference` (n,) the sums of the whole are known; the rest adds to `V`.
     """
     n = scores.shape[1]
     rows = torch.cat([scores[1:], scores.new_full((1, n), -1.0)])
     pi = scores[0].clone()
     for weight, row in zip(y, rows, strict=True):
         pi += weight * row
-    sums = rows * (pi > 0.0)
+    sums = rows * ((pi > 0.0).double() - reference.double())
     sums -= torch.tensor([[total(row) / n] for row in sums], dtype=sums.dtype, device=sums.device)
     variance = _products(sums)
     distance = pi.abs()

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cops._rest import CHUNK, Rest
+from cops._rest import CHUNK, Rest, combined
 from cops._search import search
 from cops._select import largest
-from cops._simplex import UnreachableError, Vertex
+from cops._simplex import UnreachableError
 from cops._sums import HAIR, kept, total
 
 
@@ -32,22 +32,21 @@ def alone(score: Tensor, keep: int) -> Optimum:
     return _certified([score], [], final, final.binary(vertex), vertex.y.tolist())
 
 
-def optimum(scores: list[Tensor], keep: int, levels: list[float], found: tuple[Rest, Vertex] | None = None) -> Optimum:
+def optimum(scores: list[Tensor], keep: int, levels: list[float]) -> Optimum:
     """Optimum for `scores`, K + 1 tensors (d,), target first.
 
     Two corners are decided exactly rather than by the multipliers, which rounding blurs there: levels that
     the mask of the target alone satisfies (`lambda = 0`), and levels at the very best of a control (`lambda`
     to infinity).
 
-    `found` is the result of a search, where the caller already has it.
-
     Raises:
         UnreachableError: if no mask, not even a fractional one, satisfies the levels.
 
     """
     rest = Rest.whole(scores, keep, levels)
+    found = None
     with contextlib.suppress(UnreachableError):
-        found = found or search(rest, last_resort=False)
+        found = search(rest, last_resort=False)
     if found and not _at_corner(found[0]):
         return _certified(scores, levels, found[0], found[0].binary(found[1]), found[1].y.tolist())
     free = alone(scores[0], keep)
@@ -103,7 +102,7 @@ def _raise(scores: list[Tensor], y: list[float], control: int, edge: float) -> N
     for start in range(0, len(scores[0]), CHUNK):
         chunk = [score[start : start + CHUNK] for score in scores]
         off = chunk[control].double() - edge
-        pi = _combined(chunk, y) - y[-1]
+        pi = combined(chunk, y) - y[-1]
         rise = max(rise, float(torch.where(off == 0.0, 0.0, -pi / off).max()))
     y[control - 1] += rise
     y[-1] += rise * edge
@@ -119,7 +118,7 @@ def _certified(scores: list[Tensor], levels: list[float], final: Rest, chosen: T
     for places in (*final.kept, final.places(chosen.nonzero().squeeze(1))):
         mask[places] = True
     room = final.keep - int(chosen.sum())
-    pi = _combined(final.scores, y) - y[-1]
+    pi = combined(final.scores, y) - y[-1]
     gap = total(torch.where(chosen, -pi, pi).clamp(min=0.0)) + y[-1] * room
     values = [a + kept(score, chosen) for a, score in zip(final.sums, final.scores, strict=True)]
     if room and y[-1] == 0.0:
@@ -135,7 +134,7 @@ def _fill(scores: list[Tensor], mask: Tensor, y: list[float], room: int) -> None
     """Keep entries whose combined score is exactly zero while there is room, if they lower no control."""
     for start in range(0, len(mask), CHUNK):
         chunk = [score[start : start + CHUNK] for score in scores]
-        free = (_combined(chunk, y) == 0.0) & ~mask[start : start + CHUNK]
+        free = (combined(chunk, y) == 0.0) & ~mask[start : start + CHUNK]
         for score in chunk[1:]:
             free &= score >= 0.0
         places = free.nonzero().squeeze(1)[:room]
@@ -143,11 +142,3 @@ def _fill(scores: list[Tensor], mask: Tensor, y: list[float], room: int) -> None
         room -= len(places)
         if not room:
             return
-
-
-def _combined(scores: list[Tensor], y: list[float]) -> Tensor:
-    """Return the combined score `pi = s_0 + sum_k lambda_k s_k` in float64."""
-    pi = scores[0].to(torch.float64, copy=True)
-    for weight, score in zip(y, scores[1:], strict=False):
-        pi += score.double() * weight
-    return pi

@@ -1,7 +1,7 @@
 """The undecided rest of a problem: every other entry is known to be kept, or known not to be."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -47,10 +47,6 @@ class Rest:
     def whole(cls, scores: list[Tensor], keep: int, levels: list[float]) -> "Rest":
         """Return the problem with nothing decided."""
         return cls(scores, keep, levels, [0.0] * len(levels), None, (), [0.0] * len(scores))
-
-    def at(self, levels: list[float]) -> "Rest":
-        """Return the same rest for other levels of the whole."""
-        return replace(self, levels=[a - b for a, b in zip(levels, self.sums[1:], strict=True)])
 
     def __len__(self) -> int:
         return len(self.scores[0])
@@ -121,7 +117,7 @@ class Rest:
             torch.ge(source, box.tau - box.width, out=passed[: len(source)])
             near = passed[: len(source)].nonzero().squeeze(1)
             columns = torch.stack([score[near] for score in chunk]).double()
-            lower, upper = _range(columns, box)
+            lower, upper = margins(columns, box)
             sure = (lower > 0.0).nonzero().squeeze(1)
             chosen = columns[:, sure]
             open_ = ((lower <= 0.0) & (upper >= 0.0) & (columns != 0.0).any(0)).nonzero().squeeze(1)
@@ -181,7 +177,7 @@ class Rest:
         return chosen, short
 
 
-def _range(columns: Tensor, box: Box) -> tuple[Tensor, Tensor]:
+def margins(columns: Tensor, box: Box) -> tuple[Tensor, Tensor]:
     """Least and largest `pi - tau` (n,) over `box` of each of `columns` (K + 1, n), in float64."""
     centre = columns[0] - box.tau
     radius = torch.full_like(centre, box.width)
@@ -190,3 +186,11 @@ def _range(columns: Tensor, box: Box) -> tuple[Tensor, Tensor]:
         centre += score * weight
         radius += (score - slope).abs_() * half
     return centre - radius, centre + radius
+
+
+def combined(scores: list[Tensor], y: list[float]) -> Tensor:
+    """Return the combined score `pi = s_0 + sum_k lambda_k s_k` (r,) in float64."""
+    pi = scores[0].to(torch.float64, copy=True)
+    for weight, score in zip(y, scores[1:], strict=False):
+        pi += score.double() * weight
+    return pi

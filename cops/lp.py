@@ -89,11 +89,6 @@ def solve(target: Tensor, controls: Sequence[Tensor], keep: int, kappa: Sequence
     except OverflowedError:
         check_finite(target, controls)
         raise ValueError("the scores' sums overflow float64: divide each score by its l1 norm") from None
-    return to_solution(best, levels)
-
-
-def to_solution(best: Optimum, levels: list[float]) -> Solution:
-    """Return the public form of an optimum."""
     slack = []
     for value, level in zip(best.controls, levels, strict=True):
         short = level - value

@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import cops._search
 import cops.lp
+from cops._box import Box, confidence
 from cops.levels import relative_kappa
 from cops.lp import InfeasibleError, Solution, solve, top
 from tests.cops.oracles import KINDS, exhausted, levels_between, one_thread, random_scores, relaxation  # noqa: F401
@@ -244,7 +247,7 @@ def test_bad_input_is_refused_by_name(case: str) -> None:
 
 
 def test_the_result_is_the_same_on_one_thread_and_many() -> None:
-    scores = random_scores("wide", 3, 150_000, 1, torch.float32)
+    scores = random_scores("plain", 3, 80_000, 1, torch.float32)
     kappa = relative_kappa([0.3, 0.3], scores[0], scores[1:], 20_000)
     threads = torch.get_num_threads()
     try:
@@ -309,3 +312,27 @@ def test_combinations_beyond_float32_are_filtered_in_float64() -> None:
         scores = [target * factors[0], control * factors[1]]
         kappa = relative_kappa([0.5], scores[0], scores[1:], 1000)
         check_promises(solve(scores[0], scores[1:], 1000, kappa), scores, 1000, kappa)
+
+
+@pytest.mark.parametrize("shift", [{"tau": 1.5}, {"tau": 0.7}, {"weights": 1.5}, {"weights": 0.5}])
+def test_a_box_that_misses_the_optimum_is_not_believed(
+    shift: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, control = random_scores("plain", 2, 20_000, 0)
+    kappa = relative_kappa([0.5], target, [control], 1000)
+    right = solve(target, [control], 1000, kappa)
+    missed: list[Box] = []
+
+    def misled(scores: Tensor, y: list[float], reference: Tensor) -> Box:
+        box = confidence(scores, y, reference)
+        if missed:
+            return box
+        missed.append(box)
+        weights = [weight * shift.get("weights", 1.0) for weight in box.weights]
+        return replace(box, weights=weights, tau=box.tau * shift.get("tau", 1.0))
+
+    monkeypatch.setattr(cops._search, "confidence", misled)
+    again = solve(target, [control], 1000, kappa)
+    assert missed
+    assert torch.equal(again.mask, right.mask)
+    assert again.bound == pytest.approx(right.bound, rel=1e-12)
