@@ -84,7 +84,8 @@ class Mask:
         """Refuse the prunable weights of another network.
 
         Raises:
-            ValueError: the mask has a parameter that is not among `weights`, or has another shape there.
+            ValueError: the mask has a parameter that is not among `weights`, or has another shape there. Weights that
+                the mask does not name are dense.
         """
         wanted = {name: tuple(kept.shape) for name, kept in self.kept.items()}
         found = {name: tuple(weight.shape) for name, weight in weights.items()}
@@ -101,7 +102,7 @@ class Mask:
         Training moves them again: apply after every optimiser step to keep them at zero.
 
         Raises:
-            ValueError: the model's prunable weights are not those of the mask; it is then left as it was.
+            ValueError: as `check`; the model is then left as it was.
         """
         weights = prunable(model)
         self.check(weights)

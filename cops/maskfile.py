@@ -31,7 +31,7 @@ MAGIC = b"COPSMASK"
 VERSION = 1
 PREFIX = struct.Struct("<8sII")
 DIGEST = 32
-LARGEST_HEADER = 1 << 26  # a damaged or hostile length must not make the reader inflate gigabytes
+LARGEST_HEADER = 1 << 26  # a hostile header must not inflate to gigabytes; layers take a byte per weight they name
 
 
 class MaskFileError(ValueError):
@@ -74,15 +74,16 @@ def decode(data: bytes, source: str = "the data") -> tuple[dict[str, Tensor], di
         raise MaskFileError(f"{source} is damaged (its checksum does not match): fetch or write it again")
     try:
         header = json.loads(zlib.decompressobj().decompress(body[PREFIX.size : PREFIX.size + length], LARGEST_HEADER))
-        at, kept = PREFIX.size + length, {}
+        at, kept = PREFIX.size + length, dict[str, Tensor]()
+        _check_header(header)
         for layer in header["layers"]:
-            if not all(type(size) is int and size > 0 for size in layer["shape"]):
-                raise ValueError(f"layer '{layer['name']}' has shape {layer['shape']}")
             block = body[at : at + layer["bytes"]]
-            kept[str(layer["name"])] = _decode_layer(block, layer, prod(layer["shape"])).reshape(layer["shape"])
+            kept[layer["name"]] = _decode_layer(block, layer, prod(layer["shape"])).reshape(layer["shape"])
             at += layer["bytes"]
-        return kept, dict(header["settings"])
-    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, zlib.error) as error:
+        if at != len(body):
+            raise ValueError(f"{len(body) - at} bytes follow the last layer")
+        return kept, header["settings"]
+    except (KeyError, TypeError, ValueError, RuntimeError, RecursionError, zlib.error) as error:
         raise MaskFileError(f"{source} is not a valid mask file: {error}") from error
 
 
@@ -104,6 +105,20 @@ def write(path: Path, kept: Mapping[str, Tensor], settings: Mapping[str, Any]) -
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a mask file; errors as in `decode`."""
     return decode(path.read_bytes(), f"'{path}'")
+
+
+def _check_header(header: Any) -> None:
+    """Refuse what no writer writes: the rest of the reader may then trust the header's types."""
+    if not isinstance(header, dict) or not isinstance(header["settings"], dict) or not header["layers"]:
+        raise ValueError("its header has no settings or no layers")
+    names = [layer["name"] for layer in header["layers"]]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"its layers are called {names}")
+    for layer in header["layers"]:
+        if not all(type(size) is int and size > 0 for size in layer["shape"]):
+            raise ValueError(f"layer '{layer['name']}' has shape {layer['shape']}")
+        if not all(type(layer[number]) is int and layer[number] >= 0 for number in ("low", "ones", "bytes")):
+            raise ValueError(f"layer '{layer['name']}' counts in something else than whole numbers")
 
 
 def _form(size: int, ones: int) -> tuple[str, int, int]:

@@ -1,6 +1,7 @@
 """`python -m jobs SWEEP.yaml`: run a sweep, here or as a Ray job."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -20,12 +21,17 @@ def sweep(path: Path) -> int:
     """
     spec, settings = Spec.load(path), Settings.read()
     check(settings)
+    if not os.environ.get("RAY_ADDRESS") and spec.resources.cpu > (os.cpu_count() or 1):
+        raise UserError(
+            f"resources.cpu = {spec.resources.cpu:g}: this machine has {os.cpu_count()}; ask for less, or submit the "
+            "sweep to a cluster with `ray job submit`"
+        )
     console = Console()
     console.print(f"sweep '{spec.name}': starting MLflow and Ray")
     # Imported only now: they take seconds, and a mistake in the sweep file should be told at once.
     from jobs import progress, report, tracking, tune
 
-    with mlflow_server(settings) as uri, tune.connected(spec):
+    with tune.connected(spec), mlflow_server(settings) as uri:
         tracker = tracking.Tracker(uri)
         run = tracker.start_sweep(spec)
         console.print(f"runs and masks: {tracker.page(run)}", soft_wrap=True)
@@ -62,11 +68,14 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def _next_steps(spec: Spec, settings: Settings) -> str:
     workload, api = spec.workloads[0], f"http://{HOST}:{settings.api_port}"
-    query = f"model={workload.model}&data={workload.data}&sparsity={spec.grid.sparsities[-1]:g}"
+    query = f"model={workload.model}&data={workload.data}&sparsity={spec.grid.sparsities[-1]!r}"
     return "\n".join(
         [
             "To look further:",

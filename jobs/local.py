@@ -38,9 +38,10 @@ def mlflow_server(settings: Settings) -> Iterator[str]:
     check(settings)
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
+        (settings.home / "users.lock").touch()
     except OSError as error:
         raise UserError(
-            f"COPS_HOME = '{settings.home}' cannot be made: {error.strerror}; name another folder"
+            f"COPS_HOME = '{settings.home}' cannot be written: {error.strerror}; name another folder"
         ) from None
     child = None
     with (settings.home / "users.lock").open("w") as users:
@@ -49,7 +50,7 @@ def mlflow_server(settings: Settings) -> Iterator[str]:
                 child = _start(settings)
             fcntl.flock(users, fcntl.LOCK_SH)
         try:
-            yield _address(settings)
+            yield _address(settings.mlflow_port)
         finally:
             with _exclusive(settings.home / "start.lock"), suppress(BlockingIOError):
                 fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,9 +58,29 @@ def mlflow_server(settings: Settings) -> Iterator[str]:
 
 
 def check(settings: Settings) -> None:
-    """Raise UserError, before anything is started or written, if the embedded server's port is another program's."""
-    if not settings.tracking_uri and not _running(settings):
-        require_free_port("COPS_MLFLOW_PORT", settings.mlflow_port)
+    """Refuse, before anything is started or written, settings under which no MLflow server can be used.
+
+    Raises:
+        UserError: the named server does not answer, or the embedded one's port is another program's.
+    """
+    if settings.tracking_uri:
+        if not _answers(settings.tracking_uri):
+            raise UserError(
+                f"no MLflow server answers at MLFLOW_TRACKING_URI = '{settings.tracking_uri}': start it, or unset it"
+            )
+        return
+    if _running(settings):
+        return
+    try:
+        port = int(_record(settings)[1])
+    except (OSError, ValueError, IndexError):
+        port = settings.mlflow_port
+    if port != settings.mlflow_port and _answers(_address(port)):
+        raise UserError(
+            f"COPS_MLFLOW_PORT = {settings.mlflow_port}: the MLflow server of COPS_HOME = '{settings.home}' runs on "
+            f"port {port} already; set COPS_MLFLOW_PORT={port} to share it, or end what uses it"
+        )
+    require_free_port("COPS_MLFLOW_PORT", settings.mlflow_port)
 
 
 def require_free_port(name: str, port: int) -> None:
@@ -79,22 +100,35 @@ def _exclusive(path: Path) -> Iterator[None]:
         yield
 
 
-def _address(settings: Settings) -> str:
-    return f"http://{HOST}:{settings.mlflow_port}"
+def _address(port: int) -> str:
+    return f"http://{HOST}:{port}"
 
 
 def _pid_file(settings: Settings) -> Path:
     return settings.home / "mlflow.pid"
 
 
-def _running(settings: Settings) -> bool:
-    """Whether the server that this or an earlier process started still answers."""
+def _record(settings: Settings) -> list[str]:
+    """Process id and port of the server that this or an earlier process started."""
+    return _pid_file(settings).read_text().split()
+
+
+def _answers(address: str) -> bool:
     try:
-        os.kill(int(_pid_file(settings).read_text()), 0)
-        with urlopen(f"{_address(settings)}/health", timeout=5) as answer:  # noqa: S310  # http on loopback
+        with urlopen(f"{address}/health", timeout=5) as answer:  # noqa: S310  # settings allow http(s) alone
             return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _running(settings: Settings) -> bool:
+    """Whether the server that this or an earlier process started lives and answers on our port."""
+    try:
+        pid, port = map(int, _record(settings))
+        os.kill(pid, 0)
     except (OSError, ValueError):
         return False
+    return port == settings.mlflow_port and _answers(_address(port))
 
 
 def _start(settings: Settings) -> subprocess.Popen[bytes]:
@@ -111,20 +145,23 @@ def _start(settings: Settings) -> subprocess.Popen[bytes]:
         child = subprocess.Popen(  # noqa: S603  # fixed command, no shell
             command, stdout=output, stderr=output, env={**os.environ, **quiet}, start_new_session=True
         )
-    _pid_file(settings).write_text(str(child.pid))
-    deadline = time.monotonic() + READY_SECONDS
-    while not _running(settings):
-        if child.poll() is not None or time.monotonic() > deadline:
-            _stop(settings, child)
-            raise UserError(f"the embedded MLflow server did not start: see {log}")
-        time.sleep(0.1)
+    try:
+        _pid_file(settings).write_text(f"{child.pid} {settings.mlflow_port}")
+        deadline = time.monotonic() + READY_SECONDS
+        while not _running(settings):
+            if child.poll() is not None or time.monotonic() > deadline:
+                raise UserError(f"the embedded MLflow server did not start: see {log}")
+            time.sleep(0.1)
+    except BaseException:
+        _stop(settings, child)
+        raise
     return child
 
 
 def _stop(settings: Settings, child: subprocess.Popen[bytes] | None) -> None:
     """End the server and its workers, which share a process group; `child` if this process started it."""
     with suppress(OSError, ValueError):
-        pid = int(_pid_file(settings).read_text())
+        pid = int(_record(settings)[0])
         os.killpg(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:

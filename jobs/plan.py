@@ -32,7 +32,7 @@ class Cell:
     @property
     def name(self) -> str:
         """`snip|grasp @0.95`."""
-        return f"{self.method} @{self.sparsity:g}" if self.target else self.method
+        return f"{self.method} @{self.sparsity!r}" if self.target else self.method
 
     @property
     def tunable(self) -> bool:

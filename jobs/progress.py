@@ -66,5 +66,8 @@ def _state(search: Search) -> str:
         parts.append(f"{len(search.failures)} failed")
     best = best_masks(standings(search))
     if best:
-        parts.append("best " + " ".join(f"@{sparsity:g} {100 * one.validation:.1f}%" for sparsity, one in best.items()))
+        figures = (
+            f"@{sparsity!r} {100 * one.validation:.1f}%{'' if one.confirmed else '*'}" for sparsity, one in best.items()
+        )
+        parts.append("best " + " ".join(figures))
     return " · ".join(parts)

@@ -10,6 +10,8 @@ from rich.table import Table
 from jobs.plan import Cell, Trial
 from jobs.search import CellSearch, Search
 
+BEST, COLLAPSED = "▸", "†"
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -22,6 +24,7 @@ class Standing:
         validation: mean accuracy, in [0, 1].
         error: standard error of `validation`; None for a single run.
         test: mean test accuracy; None without confirmations.
+        collapsed: whether the mask empties a layer.
     """
 
     cell: Cell
@@ -31,6 +34,7 @@ class Standing:
     validation: float
     error: float | None
     test: float | None
+    collapsed: bool
 
 
 def standing(search: CellSearch) -> Standing | None:
@@ -51,6 +55,7 @@ def standing(search: CellSearch) -> Standing | None:
         validation=mean(validation),
         error=stdev(validation) / len(validation) ** 0.5 if len(validation) > 1 else None,
         test=mean(test) if test else None,
+        collapsed=any(outcome.get("emptied_layers", 0) > 0 for outcome in judged),
     )
 
 
@@ -60,29 +65,37 @@ def standings(search: Search) -> list[Standing]:
 
 
 def best_masks(found: Sequence[Standing]) -> dict[float, Standing]:
-    """The best COPS mask of each sparsity, by validation accuracy; test accuracy has no say."""
-    cops = sorted((one for one in found if one.cell.tunable), key=lambda one: (one.cell.sparsity, -one.validation))
+    """The best COPS mask of each sparsity, by validation accuracy, confirmed ones first; test accuracy has no say."""
+    cops = sorted(
+        (one for one in found if one.cell.tunable),
+        key=lambda one: (one.cell.sparsity, not one.confirmed, -one.validation),
+    )
     return {sparsity: next(group) for sparsity, group in groupby(cops, key=lambda one: one.cell.sparsity)}
 
 
 def tables(found: Sequence[Standing]) -> list[Table]:
-    """One table per workload: a column per sparsity, the best COPS mask above, the baselines below, the best bold."""
+    """One table per workload: a column per sparsity, the best COPS mask above, the baselines below."""
     workloads = dict.fromkeys((one.cell.model, one.cell.data) for one in found)
     return [_table(*where, [one for one in found if (one.cell.model, one.cell.data) == where]) for where in workloads]
 
 
 def legend(found: Sequence[Standing]) -> str:
-    """What the tables' figures are."""
+    """What the tables' figures are, and how far they can be trusted."""
     runs = max((one.runs for one in found if one.confirmed), default=0)
-    lines = ["Validation accuracy in %" + (", the best of each column in bold." if found else ".")]
+    lines = [f"Validation accuracy in %, test accuracy in brackets; {BEST} the best of a column by validation."]
     if runs:
-        lines.append(
-            f"Means ± standard error of up to {runs} runs with fresh training seeds; test accuracy chose nothing."
-            if runs > 1
-            else "One run with a fresh training seed each; test accuracy chose nothing."
-        )
+        lines += [
+            f"{'Means ± standard error of' if runs > 1 else 'Of'} {runs} run{'s' if runs > 1 else ''} with fresh "
+            "training seeds, on one initialisation.",
+            "The best COPS mask is still the best of several cells by these very figures, which flatters it:",
+            "to compare it with a single score, look at test accuracy, which picked nothing.",
+        ]
     if not all(one.confirmed for one in found):
         lines.append("* one search run, not confirmed: a winner's accuracy is biased upward.")
+    if any(one.collapsed for one in found):
+        lines.append(
+            f"{COLLAPSED} the mask empties a layer. Scores are taken once; SynFlow as published prunes in 100 rounds."
+        )
     return "\n".join(lines)
 
 
@@ -93,36 +106,33 @@ def _table(model: str, data: str, found: Sequence[Standing]) -> Table:
     table = Table()
     table.add_column(f"{model} on {data}\nsparsity")
     for sparsity in sparsities:
-        table.add_column(f"\n{sparsity:g}", justify="right")
+        table.add_column(f"\n{sparsity!r}", justify="right")
 
     columns = [best.get(sparsity) for sparsity in sparsities]
-    rivals = {
-        sparsity: max(one.validation for one in found if one.cell.sparsity == sparsity) for sparsity in sparsities
-    }
-    table.add_row("best COPS mask", *(_accuracy(one, rivals) for one in columns))
+    ranked = sorted(found, key=lambda one: (one.confirmed, one.validation))
+    first = {one.cell.sparsity: one for one in ranked}
+    table.add_row("best COPS mask", *(_accuracy(one, first) for one in columns))
     table.add_row("  target|control", *(one.cell.method if one else "" for one in columns))
     table.add_row("  alpha", *(_numbers(one.trial.alpha) if one else "" for one in columns))
     if any(one and len(one.trial.weights) > 1 for one in columns):
         table.add_row("  target weights", *(_weights(one) for one in columns))
-    table.add_row("  test accuracy", *(_percent(one.test) if one else "" for one in columns), end_section=True)
+    table.add_section()
     for method in dict.fromkeys(one.cell.method for one in found if not one.cell.tunable and one.cell.target):
-        table.add_row(method, *(_accuracy(baselines.get((method, sparsity)), rivals) for sparsity in sparsities))
+        table.add_row(method, *(_accuracy(baselines.get((method, sparsity)), first) for sparsity in sparsities))
     dense = next((one for one in found if not one.cell.target), None)
     if dense is not None:
         table.add_row("dense, sparsity 0", *[_accuracy(dense, {})] * len(sparsities))
     return table
 
 
-def _accuracy(one: Standing | None, rivals: Mapping[float, float]) -> str:
+def _accuracy(one: Standing | None, first: Mapping[float, Standing]) -> str:
     if one is None:
         return "-"
-    text = _percent(one.validation) + (f" ± {100 * one.error:.1f}" if one.error is not None else "")
-    text += "" if one.confirmed else "*"
-    return f"[bold green]{text}[/]" if rivals.get(one.cell.sparsity) == one.validation else text
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+    text = f"{100 * one.validation:.1f}"
+    text += f" ± {100 * one.error:.1f}" if one.error is not None else ""
+    text += f" ({100 * one.test:.1f})" if one.test is not None else "*"
+    text += COLLAPSED if one.collapsed else ""
+    return f"[bold]{BEST} {text}[/]" if first.get(one.cell.sparsity) is one else text
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -18,7 +18,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 Outcome = Mapping[str, float]  # metrics of a finished trial; holds `validation_accuracy`
 
 STEP = 0.01  # of alpha and weights: a finer step changes a mask less than another seed does, and names stay short
-REDRAWS = 50  # of a proposal that ran already, before the cell counts as searched out
+REDRAWS = 10  # of a proposal that ran already, before the sampler gives way to a uniform one
+RANDOM_REDRAWS = 500  # uniform ones, before the cell counts as searched out
 
 
 class CellSearch:
@@ -38,12 +39,13 @@ class CellSearch:
         self._queue: deque[Trial] = deque()
         seed = int(key("study", [cell.model, cell.data, cell.name, spec.seed])[:8], 16)
         startup = max(1, min(10, self._budget // 2))
-        self._study = optuna.create_study(
-            direction="maximize",
-            sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+        self._uniform: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=seed)
+        self._sampler = (
+            optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
             if spec.search.sampler == "tpe"
-            else optuna.samplers.RandomSampler(seed=seed),
+            else self._uniform
         )
+        self._study = optuna.create_study(direction="maximize", sampler=self._sampler)
 
     @property
     def winner(self) -> Trial | None:
@@ -73,20 +75,19 @@ class CellSearch:
             return trial
         if self._asked() >= self._budget:
             return None
-        for _ in range(REDRAWS):
-            proposal = self._study.ask()
-            trial = self._suggest(proposal)
-            if trial not in self.outcomes and trial not in self.running:
-                self.running[trial] = proposal
-                return trial
-            outcome = self.outcomes.get(trial)
-            if outcome is None:
+        for sampler, redraws in ((self._sampler, REDRAWS), (self._uniform, RANDOM_REDRAWS)):
+            self._study.sampler = sampler
+            for _ in range(redraws):
+                proposal = self._study.ask()
+                trial = self._suggest(proposal)
+                if trial not in self.outcomes and trial not in self.running:
+                    self.running[trial] = proposal
+                    return trial
+                # Not told as a result: the study would pile up on the point that it already likes best.
                 self._study.tell(proposal, state=optuna.trial.TrialState.FAIL)
-            else:
-                self._study.tell(proposal, outcome["validation_accuracy"])
         self._budget = self._asked()
         self._confirm()
-        return self._queue.popleft() if self._queue else None
+        return self.ask()
 
     def tell(self, trial: Trial, outcome: Outcome | None, failure: str | None = None) -> None:
         """The end of a trial that `ask` gave out; no outcome = it failed, and `failure` says why."""

@@ -1,13 +1,19 @@
 """Where this machine keeps things, from the environment."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from platformdirs import user_data_path
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.errors import UserError
+
+
+def _absolute(path: Path) -> Path:
+    if path == Path():
+        raise ValueError("should be a folder")
+    return path.expanduser().absolute()
 
 
 class Settings(BaseSettings):
@@ -15,7 +21,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="COPS_")
 
-    home: Path = Field(user_data_path("cops"), description="folder of the embedded MLflow and its mask files")
+    home: Annotated[Path, AfterValidator(_absolute)] = Field(
+        user_data_path("cops"), description="folder of the embedded MLflow and its mask files"
+    )
     mlflow_port: int = Field(5050, ge=1, le=65535, description="port of the embedded MLflow, on loopback")
     api_port: int = Field(8050, ge=1, le=65535, description="port of the API, on loopback")
     tracking_uri: str | None = Field(
@@ -23,6 +31,14 @@ class Settings(BaseSettings):
         validation_alias="MLFLOW_TRACKING_URI",
         description="an MLflow server that runs already; without it the embedded one is started",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.mlflow_port == self.api_port:
+            raise ValueError(f"COPS_MLFLOW_PORT and COPS_API_PORT are both {self.api_port}: give two ports")
+        if self.tracking_uri and not self.tracking_uri.startswith(("http://", "https://")):
+            raise ValueError(f"MLFLOW_TRACKING_URI = '{self.tracking_uri}' should be the http(s) address of a server")
+        return self
 
     @classmethod
     def read(cls) -> Self:
@@ -35,6 +51,9 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             first = error.errors()[0]
+            message = first["msg"].removeprefix("Value error, ")
+            if not first["loc"]:
+                raise UserError(message) from None
             name = str(first["loc"][0])
             name = name if name.isupper() else f"COPS_{name.upper()}"
-            raise UserError(f"environment variable {name} = {first['input']!r}: {first['msg']}") from None
+            raise UserError(f"environment variable {name} = {first['input']!r}: {message}") from None

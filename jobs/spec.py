@@ -11,6 +11,7 @@ from jobs.errors import UserError, one_line, unknown
 from jobs.workloads import DATA, MODELS
 
 DENSE = "dense"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
 def _one_of(what: str, known: tuple[str, ...]) -> BeforeValidator:
@@ -45,6 +46,17 @@ ScoreName = Annotated[str, _one_of("score", tuple(SCORES))]
 Sparsity = Annotated[Number, Field(gt=0, lt=1)]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without duplicate keys, of which plain YAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"key {key!r} stands twice in one place: keep one")
+        return super().construct_mapping(node, deep)
+
+
 class Section(BaseModel):
     """A part of the sweep file: unknown keys are refused, nothing changes after reading."""
 
@@ -76,6 +88,8 @@ class Pair(Section):
     def _check(self) -> Self:
         _distinct(self.target)
         _distinct(self.controls)
+        if set(self.target) == set(self.controls):
+            raise ValueError(f"{self.target[0]} is target and control: it cannot control itself, name another control")
         return self
 
 
@@ -119,15 +133,21 @@ class Training(Section):
 class Resources(Section):
     """What one trial takes; fractions of a GPU let small trials share one."""
 
-    cpu: Number = Field(1, gt=0)
+    cpu: Number = Field(1, ge=0.01)
     gpu: Number = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if 0 < self.gpu < 0.01:
+            raise ValueError(f"gpu = {self.gpu}: give 0, or at least 0.01")
+        return self
 
 
 class Spec(Section):
     """A sweep."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="letters, digits, '.', '_', '-'")
-    experiment: str = Field("cops", min_length=1, description="MLflow experiment that the runs go to")
+    name: str = Field(pattern=NAME, description="letters, digits, '.', '_', '-'; at most 100")
+    experiment: str = Field("cops", pattern=NAME, description="MLflow experiment that the runs go to; as `name`")
     workloads: tuple[Workload, ...] = Field(min_length=1)
     grid: Grid
     baselines: tuple[Annotated[str, _one_of("baseline", (DENSE, *SCORES))], ...] = (
@@ -169,8 +189,8 @@ class Spec(Section):
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"sweep file '{path}' cannot be read: {error}") from None
         try:
-            tree = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            tree = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(tree, dict):
             raise UserError(f"{path} must hold keys and values (name: ..., grid: ...), but holds {tree!r}")

@@ -154,7 +154,7 @@ class Tracker:
             "method": cell.method,
             "target": "+".join(cell.target),
             "controls": ",".join(cell.controls),
-            "sparsity": f"{cell.sparsity:g}",
+            "sparsity": repr(cell.sparsity),
             "seed": str(spec.seed),
             "training_seed": str(trial.training_seed),
             **{f"alpha_{name}": str(level) for name, level in zip(cell.controls, trial.alpha, strict=True)},

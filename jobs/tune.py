@@ -20,7 +20,7 @@ from jobs.spec import Spec
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its old output is silent when told to be
-if "RAY_ADDRESS" not in os.environ:
+if not os.environ.get("RAY_ADDRESS"):
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
@@ -45,10 +45,10 @@ def connected(spec: Spec) -> Iterator[None]:
     Raises:
         UserError: the cluster does not answer, or the local one lacks what a trial asks for.
     """
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS") or None
     try:
         ray.init(include_dashboard=False if address is None else None, configure_logging=False, log_to_driver=False)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError) as error:
         raise UserError(f"no Ray cluster answers at RAY_ADDRESS = '{address}': {error}") from None
     try:
         total = ray.cluster_resources()

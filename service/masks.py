@@ -20,7 +20,8 @@ class MaskSummary:
         method: target scores | control scores.
         target: weight of each target score; they sum to 1.
         alpha: relative level of each control score, in [0, 1].
-        sparsity: fraction of the prunable weights removed.
+        sparsity: fraction of the prunable weights removed, as asked for.
+        removed: fraction removed in fact: more, where the scores of fewer weights are worth keeping.
         seed: of the initial weights, which the mask belongs to.
         recipe: content key of the training recipe.
         confirmations: distinct runs with fresh training seeds. The accuracies are means over them or, where there
@@ -39,6 +40,7 @@ class MaskSummary:
     controls: list[str]
     alpha: dict[str, float]
     sparsity: float
+    removed: float
     seed: int
     recipe: str
     confirmations: int
@@ -80,6 +82,7 @@ def _summary(records: Sequence[Record]) -> MaskSummary:
         controls=[name for name in params["controls"].split(",") if name],
         alpha=_numbers("alpha_", params),
         sparsity=float(params["sparsity"]),
+        removed=searched.metrics["sparsity"],
         seed=int(params["seed"]),
         recipe=searched.recipe,
         confirmations=len(confirmed),

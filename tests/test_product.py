@@ -47,6 +47,7 @@ def served(swept: Swept) -> Iterator[Swept]:
             break
         except OSError:
             time.sleep(0.2)
+    assert get(swept, "/healthz") == {"status": "ok"}
     yield swept
     server.send_signal(signal.SIGINT)
     server.communicate(timeout=TIMEOUT)
@@ -96,8 +97,8 @@ def test_test_accuracy_is_measured_for_confirmations_alone(served: Swept) -> Non
         assert ("test_accuracy" in run.data.metrics) == (kind == "confirmation")
 
 
-def test_scores_are_computed_before_the_trials_and_shared(served: Swept) -> None:
-    """Equal settings of two trials in different processes lead to one mask key and equal masks."""
+def test_a_mask_is_named_by_its_content(served: Swept) -> None:
+    """A confirmation, run in whichever process, has the mask of the search trial that it confirms."""
     masks = [run.data.tags["cops.mask"] for run in runs_of(served) if "cops.mask" in run.data.tags]
     assert len(masks) == 5
     assert len(set(masks)) == 3
@@ -197,10 +198,36 @@ def test_a_person_finds_the_sweep_in_the_browser(served: Swept, page: Page) -> N
     page.get_by_role("link", name="smoke").wait_for(timeout=60_000)
 
 
-def test_the_api_documents_itself_in_the_browser(served: Swept) -> None:
+def test_the_api_documents_itself(served: Swept) -> None:
     schema = get(served, "/openapi.json")
     assert isinstance(schema, dict)
     assert {"/v1/masks", "/v1/masks/best", "/v1/masks/{mask_id}", "/v1/masks/{mask_id}/file"} <= set(schema["paths"])
+
+
+def test_an_interrupted_sweep_keeps_what_it_has(tmp_path: Path) -> None:
+    """Ctrl-C in the middle: exit code 130, the table so far, the sweep's run KILLED, nothing left running."""
+    home = new_home(tmp_path / "home")
+    command = [sys.executable, "-m", "jobs", "jobs/sweeps/demo.yaml"]
+    sweep = subprocess.Popen(command, cwd=ROOT, env=home.environment, stdout=subprocess.PIPE, text=True)
+    assert sweep.stdout is not None
+    said = ""
+    while "best" not in said:
+        line = sweep.stdout.readline()
+        assert line, said
+        said += line
+    sweep.send_signal(signal.SIGINT)
+    said += sweep.communicate(timeout=TIMEOUT)[0]
+    assert sweep.returncode == 130
+    assert re.search(r"interrupted: \d+ of 102 trials have ended", said)
+    assert "* one search run, not confirmed" in said
+    assert not (home.path / "mlflow.pid").exists()
+
+    database = sqlite3.connect(home.path / "mlflow.db")
+    statuses = [status for (status,) in database.execute("select status from runs where name = 'demo'")]
+    running = database.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
+    database.close()
+    assert statuses == ["KILLED"]
+    assert running == (0,)
 
 
 def test_a_cell_that_fails_says_why_and_the_rest_goes_on(tmp_path: Path) -> None:

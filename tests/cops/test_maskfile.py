@@ -142,6 +142,9 @@ def test_files_of_later_versions_say_so() -> None:
         {"bytes": 10**15},
         {"bytes": -1},
         {"bytes": "1"},
+        {"ones": 2.0},
+        {"ones": True},
+        {"name": None},
         {"bytes": 0},
     ],
 )
@@ -155,8 +158,31 @@ def test_hostile_headers_are_refused(change: dict[str, Any]) -> None:
         decode(packed({"layers": [honest | change], "settings": {}}, block))
 
 
+def test_what_no_writer_writes_is_refused() -> None:
+    mask = torch.arange(64) % 40 == 5
+    entry, block = maskfile._encode_layer(mask)
+    honest = {"name": "w", "shape": [64], **entry, "bytes": len(block)}
+    for header, blocks in (
+        ({"layers": [honest], "settings": {}}, block + b"more"),
+        ({"layers": [honest, honest], "settings": {}}, block * 2),
+        ({"layers": [honest], "settings": ["ab"]}, block),
+    ):
+        with pytest.raises(MaskFileError, match="not a valid mask file"):
+            decode(packed(header, blocks))
+
+
 @pytest.mark.parametrize(
-    "header", [b"", b"[]", b"{", b"\xff", b"{}", b'{"layers": 3, "settings": {}}', b'{"layers": []}']
+    "header",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b"{}",
+        b'{"layers": 3, "settings": {}}',
+        b'{"layers": []}',
+        b'{"layers": [], "settings": {}}',
+    ],
 )
 def test_headers_that_are_no_header_are_refused(header: bytes) -> None:
     with pytest.raises(MaskFileError, match="not a valid mask file"):

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 
 from jobs.errors import UserError
-from jobs.local import mlflow_server
+from jobs.local import check, mlflow_server
 from jobs.settings import Settings
 from tests.conftest import Home, free_port, new_home
 
@@ -28,7 +28,7 @@ def answers(port: int) -> bool:
 def holder(home: Home) -> subprocess.Popen[str]:
     """A process that needs the server until its standard input closes."""
     code = (
-        "from jobs.local import mlflow_server; from jobs.settings import Settings\n"
+        "from jobs.local import check, mlflow_server; from jobs.settings import Settings\n"
         "with mlflow_server(Settings.read()) as uri: print(uri, flush=True); input()"
     )
     return subprocess.Popen(
@@ -51,12 +51,12 @@ def test_shared_by_two_and_found_again_after_a_crash(tmp_path: Path) -> None:
     assert first.stdout is not None
     address = first.stdout.readline().strip()
     assert address == f"http://127.0.0.1:{home.mlflow_port}"
-    server = int((home.path / "mlflow.pid").read_text())
+    server = int((home.path / "mlflow.pid").read_text().split()[0])
 
     second = holder(home)
     assert second.stdout is not None
     assert second.stdout.readline().strip() == address
-    assert int((home.path / "mlflow.pid").read_text()) == server
+    assert int((home.path / "mlflow.pid").read_text().split()[0]) == server
 
     first.send_signal(signal.SIGKILL)  # the one that started the server
     first.communicate(timeout=60)
@@ -72,7 +72,7 @@ def test_a_dead_server_is_started_again(tmp_path: Path) -> None:
     first = holder(home)
     assert first.stdout is not None
     first.stdout.readline()
-    os.killpg(int((home.path / "mlflow.pid").read_text()), signal.SIGKILL)
+    os.killpg(int((home.path / "mlflow.pid").read_text().split()[0]), signal.SIGKILL)
     while answers(home.mlflow_port):
         time.sleep(0.05)
     second = holder(home)
@@ -84,15 +84,47 @@ def test_a_dead_server_is_started_again(tmp_path: Path) -> None:
     assert not answers(home.mlflow_port)
 
 
+def test_another_port_for_a_home_whose_server_runs_is_refused(tmp_path: Path) -> None:
+    home = new_home(tmp_path / "home")
+    first = holder(home)
+    assert first.stdout is not None
+    first.stdout.readline()
+    other = Settings.model_validate({"home": home.path, "mlflow_port": free_port()})
+    with pytest.raises(UserError, match=f"runs on port {home.mlflow_port} already"), mlflow_server(other):
+        pass
+    release(first)
+    assert not answers(home.mlflow_port)
+
+
+def test_interrupted_while_it_starts_leaves_nothing_running(tmp_path: Path) -> None:
+    home = new_home(tmp_path / "home")
+    starting = holder(home)
+    while not (home.path / "mlflow.pid").exists():
+        time.sleep(0.05)
+    starting.send_signal(signal.SIGINT)
+    starting.communicate(timeout=60)
+    assert not (home.path / "mlflow.pid").exists()
+    time.sleep(8)  # longer than it takes to start
+    assert not answers(home.mlflow_port)
+
+
 def test_a_named_server_is_used_and_nothing_started(tmp_path: Path) -> None:
-    settings = Settings.model_validate({"home": tmp_path / "home", "MLFLOW_TRACKING_URI": "http://mlflow.example"})
+    home = new_home(tmp_path / "home")
+    other = holder(home)
+    assert other.stdout is not None
+    there = other.stdout.readline().strip()
+    settings = Settings.model_validate({"home": tmp_path / "unused", "MLFLOW_TRACKING_URI": there})
+    check(settings)
     with mlflow_server(settings) as address:
-        assert address == "http://mlflow.example"
-    assert not (tmp_path / "home").exists()
+        assert address == there
+    assert not (tmp_path / "unused").exists()
+    release(other)
+    with pytest.raises(UserError, match="no MLflow server answers at MLFLOW_TRACKING_URI"):
+        check(settings)
 
 
 def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     settings = Settings.model_validate({"home": tmp_path / "file" / "home", "mlflow_port": free_port()})
-    with pytest.raises(UserError, match=r"COPS_HOME = .* cannot be made"), mlflow_server(settings):
+    with pytest.raises(UserError, match=r"COPS_HOME = .* cannot be written"), mlflow_server(settings):
         pass

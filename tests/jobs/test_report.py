@@ -49,8 +49,8 @@ def test_confirmations_decide_and_search_runs_do_not() -> None:
         assert one.test is not None
         assert abs(one.test - 0.62) < 1e-12
     text = printed(search)
-    assert "72.0 ± 2.0" in text
-    assert "62.0" in text
+    assert text.count("72.0 ± 2.0 (62.0)") >= 3
+    assert text.count("▸ ") == 1 + 1  # in the table, and in the legend
     assert "92.0" not in text
     assert "*" not in text
 
@@ -60,6 +60,26 @@ def test_unconfirmed_figures_are_marked() -> None:
         text = printed(search)
         assert "92.0*" in text
         assert "not confirmed: a winner's accuracy is biased upward" in text
+
+
+def test_an_unconfirmed_figure_never_beats_a_confirmed_one() -> None:
+    tree = Spec.load(SMOKE).model_dump(mode="json")
+    pairs = [{"target": "snip", "controls": ["grasp"]}, {"target": "synflow", "controls": ["grasp"]}]
+    spec = Spec.model_validate(tree | {"grid": {"pairs": pairs, "sparsities": [0.9]}, "confirmations": 1})
+    search = Search(spec)
+    while (trial := search.ask()) is not None:
+        lost = trial.kind == "confirmation" and trial.cell.target == ("synflow",)
+        search.tell(trial, None if lost else outcome(trial), "lost" if lost else None)
+    assert best_masks(standings(search))[0.9].cell.target == ("snip",)
+
+
+def test_an_emptied_layer_is_marked() -> None:
+    search = Search(Spec.load(SMOKE))
+    while (trial := search.ask()) is not None:
+        search.tell(trial, outcome(trial) | {"emptied_layers": float(trial.cell.target == ("magnitude",))})
+    text = printed(search)
+    assert text.count("†") == 1 + 1
+    assert "the mask empties a layer" in text
 
 
 def test_the_best_mask_is_a_combined_one() -> None:

@@ -79,6 +79,11 @@ def test_tpe_finds_the_best_alpha() -> None:
     assert winner.alpha[0] == pytest.approx(0.3, abs=0.03)
 
 
+def test_tpe_spends_its_whole_budget() -> None:
+    spec = spec_with(search={"trials": 80}, baselines=[], confirmations=0)
+    assert len(run_all(Search(spec), best_at_030)) == 80
+
+
 def test_a_search_without_parallel_workers_is_repeatable() -> None:
     spec = spec_with(grid=GRID, search={"trials": 6})
     first, second = (run_all(Search(spec), best_at_030, workers=1) for _ in range(2))
@@ -87,12 +92,14 @@ def test_a_search_without_parallel_workers_is_repeatable() -> None:
     assert first != other
 
 
-def test_a_space_smaller_than_the_budget_ends_the_search() -> None:
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_space_smaller_than_the_budget_ends_the_search(sampler: str, workers: int) -> None:
     """101 values of alpha: the budget of 150 can never be spent on distinct trials."""
-    spec = spec_with(search={"trials": 150, "sampler": "random"}, baselines=[], confirmations=1)
+    spec = spec_with(search={"trials": 150, "sampler": sampler}, baselines=[], confirmations=1)
     search = Search(spec)
-    ran = run_all(search, best_at_030)
-    assert 50 < len(ran) <= 102
+    ran = run_all(search, best_at_030, workers)
+    assert 95 < len(ran) <= 102
     assert len(set(ran)) == len(ran) == search.planned
     assert sum(trial.kind == "confirmation" for trial in ran) == 1
 

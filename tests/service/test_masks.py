@@ -30,7 +30,9 @@ def record(
     test: float | None = None,
     trial: str | None = None,
 ) -> Record:
-    metrics = {"validation_accuracy": validation} | ({} if test is None else {"test_accuracy": test})
+    metrics = {"validation_accuracy": validation, "sparsity": 0.9501} | (
+        {} if test is None else {"test_accuracy": test}
+    )
     return Record(run, "sweep", mask, recipe, trial or run, kind, PARAMS, metrics)
 
 
