@@ -13,7 +13,7 @@ JARGON = {  # pydantic's words for what a YAML file holds
     r"Tuple should": "should",
     r" after validation, not \d+": "",
     r"Input should": "should",
-    r"String should match pattern .*": "should be at most 100 letters, digits, '.', '_' or '-', a letter or digit first",
+    r"String should match pattern .*": "should be up to 100 letters, digits, '.', '_', '-', a letter or digit first",
 }
 
 
