@@ -1,6 +1,7 @@
 """The undecided rest of a problem: every other entry is known to be kept, or known not to be."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,13 @@ from cops._round import first_of_equals, to_binary
 from cops._select import threshold
 from cops._simplex import EPS, UnreachableError, Vertex, simplex
 from cops._sums import HAIR, kept, total
+from cops._threads import spread
 
 CHUNK = 2**18  # entries per step of a pass: the buffers stay in the processor's cache
 ROUNDS = 20  # attempts to satisfy every control with a binary mask
+
+
+Sifted = tuple[Tensor, Tensor, list[tuple[float, float]]]
 
 
 class OverflowedError(Exception):
@@ -93,44 +98,49 @@ class Rest:
         """
         head = self.scores[0]
         wide = wide or not box.fits_float32()
-        buffers = torch.empty(2, min(CHUNK, len(self)), dtype=torch.float64 if wide else head.dtype, device=head.device)
-        passed = torch.empty(buffers.shape[1], dtype=torch.bool, device=head.device)
-        inside, undecided = [], []
-        sums: list[list[float]] = []
-        sizes: list[list[float]] = []
-        for start in range(0, len(self), CHUNK):
-            chunk = [score[start : start + CHUNK] for score in self.scores]
-            if wide:
-                chunk = [score.double() for score in chunk]
-            pi, radius = buffers[:, : len(chunk[0])]
-            source = chunk[0]
-            for weight, half, slope, score in zip(box.weights, box.half, box.slope, chunk[1:], strict=True):
-                torch.add(source, score, alpha=weight, out=pi)
-                torch.sub(score, slope, out=radius).abs_()
-                pi.add_(radius, alpha=half)
-                source = pi
-            if not math.isfinite(float(source.sum())):
-                if wide or head.dtype == torch.float64:
-                    raise OverflowedError
-                return self.settle(box, wide=True)
-            # The sum has shown that no score of this chunk is NaN or infinite.
-            torch.ge(source, box.tau - box.width, out=passed[: len(source)])
-            near = passed[: len(source)].nonzero().squeeze(1)
-            columns = torch.stack([score[near] for score in chunk]).double()
-            lower, upper = margins(columns, box)
-            sure = (lower > 0.0).nonzero().squeeze(1)
-            chosen = columns[:, sure]
-            open_ = ((lower <= 0.0) & (upper >= 0.0) & (columns != 0.0).any(0)).nonzero().squeeze(1)
-            sums.append([total(row) for row in chosen])
-            sizes.append([total(row) for row in chosen.abs()])
-            inside.append(near[sure] + start)
-            undecided.append(near[open_] + start)
-        return self.decide(
-            inside,
-            torch.cat(undecided),
-            [math.fsum(column) for column in zip(*sums, strict=True)],
-            [math.fsum(column) for column in zip(*sizes, strict=True)],
-        )
+        precision = torch.float64 if wide else head.dtype
+
+        def sift(starts: Sequence[int]) -> list[Sifted | None]:
+            buffers = torch.empty(2, min(CHUNK, len(self)), dtype=precision, device=head.device)
+            passed = torch.empty(buffers.shape[1], dtype=torch.bool, device=head.device)
+            return [self._sift(start, box, buffers, passed) for start in starts]
+
+        sifted = spread(sift, range(0, len(self), CHUNK))
+        found = [part for part in sifted if part is not None]
+        if len(found) < len(sifted):
+            if precision == torch.float64:
+                raise OverflowedError
+            return self.settle(box, wide=True)
+        inside, undecided, sums = zip(*found, strict=True)
+        by_score = [list(zip(*pairs, strict=True)) for pairs in zip(*sums, strict=True)]
+        values, sizes = ([math.fsum(pair[k]) for pair in by_score] for k in (0, 1))
+        return self.decide(list(inside), torch.cat(undecided), values, sizes)
+
+    def _sift(self, start: int, box: Box, buffers: Tensor, passed: Tensor) -> Sifted | None:
+        """Places decided to be kept, places undecided, and sum and absolute sum of each score that is kept.
+
+        None if a value of this chunk is not finite.
+        """
+        chunk = [score[start : start + CHUNK].to(buffers.dtype) for score in self.scores]
+        pi, radius = buffers[:, : len(chunk[0])]
+        source = chunk[0]
+        for weight, half, slope, score in zip(box.weights, box.half, box.slope, chunk[1:], strict=True):
+            torch.add(source, score, alpha=weight, out=pi)
+            torch.sub(score, slope, out=radius).abs_()
+            pi.add_(radius, alpha=half)
+            source = pi
+        # One finite sum shows that no score of this chunk is NaN or infinite.
+        if not math.isfinite(float(source.sum())):
+            return None
+        torch.ge(source, box.tau - box.width, out=passed[: len(source)])
+        near = passed[: len(source)].nonzero().squeeze(1)
+        columns = torch.stack([score[near] for score in chunk]).double()
+        lower, upper = margins(columns, box)
+        sure = (lower > 0.0).nonzero().squeeze(1)
+        undecided = ((lower <= 0.0) & (upper >= 0.0) & (columns != 0.0).any(0)).nonzero().squeeze(1)
+        chosen = columns[:, sure]
+        sums = [(total(row), total(row.abs())) for row in chosen]
+        return near[sure] + start, near[undecided] + start, sums
 
     def vertex(self, levels: list[float] | None = None) -> Vertex:
         """Optimal vertex of the relaxation, for other `levels` if given."""

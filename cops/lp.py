@@ -13,6 +13,7 @@ from cops._optimum import Optimum, alone, optimum
 from cops._rest import OverflowedError
 from cops._simplex import UnreachableError
 from cops._sums import HAIR, total
+from cops._threads import one_thread_each
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ def solve(target: Tensor, controls: Sequence[Tensor], keep: int, kappa: Sequence
     levels = [float(level) for level in kappa]
     scores = [target.detach(), *(control.detach() for control in controls)]
     try:
-        best = _reachable(scores, keep, levels)
+        with one_thread_each():
+            best = _reachable(scores, keep, levels)
     except OverflowedError:
         check_finite(target, controls)
         raise ValueError("the scores' sums overflow float64: divide each score by its l1 norm") from None
@@ -121,7 +123,8 @@ def top(scores: Tensor, keep: int) -> Tensor:
     """
     check(scores, [], keep, [])
     try:
-        return alone(scores.detach(), keep).mask
+        with one_thread_each():
+            return alone(scores.detach(), keep).mask
     except OverflowedError:
         check_finite(scores, [])
         raise ValueError("the scores' sum overflows float64: divide them by their l1 norm") from None

@@ -247,7 +247,7 @@ def test_bad_input_is_refused_by_name(case: str) -> None:
 
 
 def test_the_result_is_the_same_on_one_thread_and_many() -> None:
-    scores = random_scores("plain", 3, 80_000, 1, torch.float32)
+    scores = random_scores("plain", 3, 600_000, 1, torch.float32)
     kappa = relative_kappa([0.3, 0.3], scores[0], scores[1:], 20_000)
     threads = torch.get_num_threads()
     try:
