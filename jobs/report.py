@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import mean, stdev
 
+from rich import box
 from rich.table import Table
 
 from jobs.plan import Cell, Trial
@@ -103,25 +104,25 @@ def _table(model: str, data: str, found: Sequence[Standing]) -> Table:
     best = best_masks(found)
     baselines = {(one.cell.method, one.cell.sparsity): one for one in found if not one.cell.tunable}
     sparsities = sorted({one.cell.sparsity for one in found if one.cell.target})
-    table = Table()
-    table.add_column(f"{model} on {data}\nsparsity")
+    table = Table(title=f"{model} on {data}", title_justify="left", box=box.SIMPLE)  # three columns fit 80 characters
+    table.add_column("sparsity")
     for sparsity in sparsities:
-        table.add_column(f"\n{sparsity!r}", justify="right")
+        table.add_column(f"{sparsity!r}", justify="right", overflow="fold")
 
     columns = [best.get(sparsity) for sparsity in sparsities]
     ranked = sorted(found, key=lambda one: (one.confirmed, one.validation))
     first = {one.cell.sparsity: one for one in ranked}
     table.add_row("best COPS mask", *(_accuracy(one, first) for one in columns))
-    table.add_row("  target|control", *(one.cell.method if one else "" for one in columns))
-    table.add_row("  alpha", *(_numbers(one.trial.alpha) if one else "" for one in columns))
+    table.add_row("target|control", *(one.cell.method if one else "" for one in columns))
+    table.add_row("alpha", *(_numbers(one.trial.alpha) if one else "" for one in columns))
     if any(one and len(one.trial.weights) > 1 for one in columns):
-        table.add_row("  target weights", *(_weights(one) for one in columns))
+        table.add_row("target weights", *(_weights(one) for one in columns))
     table.add_section()
     for method in dict.fromkeys(one.cell.method for one in found if not one.cell.tunable and one.cell.target):
         table.add_row(method, *(_accuracy(baselines.get((method, sparsity)), first) for sparsity in sparsities))
     dense = next((one for one in found if not one.cell.target), None)
     if dense is not None:
-        table.add_row("dense, sparsity 0", *[_accuracy(dense, {})] * len(sparsities))
+        table.add_row("dense", *[_accuracy(dense, {})] * len(sparsities))
     return table
 
 
@@ -129,10 +130,10 @@ def _accuracy(one: Standing | None, first: Mapping[float, Standing]) -> str:
     if one is None:
         return "-"
     text = f"{100 * one.validation:.1f}"
-    text += f" ± {100 * one.error:.1f}" if one.error is not None else ""
+    text += f" ±{100 * one.error:.1f}" if one.error is not None else ""
     text += f" ({100 * one.test:.1f})" if one.test is not None else "*"
     text += COLLAPSED if one.collapsed else ""
-    return f"[bold]{BEST} {text}[/]" if first.get(one.cell.sparsity) is one else text
+    return f"[bold]{BEST}{text}[/]" if first.get(one.cell.sparsity) is one else text
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -29,7 +29,7 @@ def outcome(trial: Trial) -> dict[str, float]:
 
 
 def printed(search: Search) -> str:
-    console = Console(width=100)
+    console = Console(width=80)
     found = standings(search)
     with console.capture() as capture:
         for table in tables(found):
@@ -49,8 +49,8 @@ def test_confirmations_decide_and_search_runs_do_not() -> None:
         assert one.test is not None
         assert abs(one.test - 0.62) < 1e-12
     text = printed(search)
-    assert text.count("72.0 ± 2.0 (62.0)") >= 3
-    assert text.count("▸ ") == 1 + 1  # in the table, and in the legend
+    assert text.count("72.0 ±2.0 (62.0)") >= 3
+    assert text.count("▸") == 1 + 1  # in the table, and in the legend
     assert "92.0" not in text
     assert "*" not in text
 
