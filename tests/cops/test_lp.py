@@ -336,3 +336,21 @@ def test_a_box_that_misses_the_optimum_is_not_believed(
     assert missed
     assert torch.equal(again.mask, right.mask)
     assert again.bound == pytest.approx(right.bound, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("y", "inside"),
+    [
+        ([1.0, 2.0], True),
+        ([1.07, 2.035], True),  # along the slope
+        ([1.09, 2.045], False),  # a multiplier near the edge
+        ([0.9, 1.95], False),
+        ([1.0, 2.14], True),
+        ([1.0, 2.16], False),  # the threshold near the edge
+        ([1.0, 1.84], False),
+        ([1.07, 1.88], False),  # off the slope
+    ],
+)
+def test_only_the_inner_part_of_a_box_is_trusted(y: list[float], inside: bool) -> None:
+    box = Box(weights=[1.0], tau=2.0, half=[0.1], slope=[0.5], width=0.2)
+    assert (y in box) is inside
