@@ -69,13 +69,10 @@ def check(settings: Settings) -> None:
                 f"no MLflow server answers at MLFLOW_TRACKING_URI = '{settings.tracking_uri}': start it, or unset it"
             )
         return
-    if _running(settings):
+    port = _living(settings)
+    if port == settings.mlflow_port:  # it serves, or is being started by another process
         return
-    try:
-        port = int(_record(settings)[1])
-    except (OSError, ValueError, IndexError):
-        port = settings.mlflow_port
-    if port != settings.mlflow_port and _answers(_address(port)):
+    if port is not None and _answers(_address(port)):
         raise UserError(
             f"COPS_MLFLOW_PORT = {settings.mlflow_port}: the MLflow server of COPS_HOME = '{settings.home}' runs on "
             f"port {port} already; set COPS_MLFLOW_PORT={port} to share it, or end what uses it"
@@ -121,14 +118,19 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _running(settings: Settings) -> bool:
-    """Whether the server that this or an earlier process started lives and answers on our port."""
+def _living(settings: Settings) -> int | None:
+    """Port of the server that this or an earlier process started, if its process lives."""
     try:
         pid, port = map(int, _record(settings))
         os.kill(pid, 0)
     except (OSError, ValueError):
-        return False
-    return port == settings.mlflow_port and _answers(_address(port))
+        return None
+    return port
+
+
+def _running(settings: Settings) -> bool:
+    """Whether that server lives and answers on our port."""
+    return _living(settings) == settings.mlflow_port and _answers(_address(settings.mlflow_port))
 
 
 def _start(settings: Settings) -> subprocess.Popen[bytes]:

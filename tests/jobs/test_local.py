@@ -67,6 +67,21 @@ def test_shared_by_two_and_found_again_after_a_crash(tmp_path: Path) -> None:
     assert not (home.path / "mlflow.pid").exists()
 
 
+def test_two_that_start_at_once_share_one_server(tmp_path: Path) -> None:
+    home = new_home(tmp_path / "home")
+    first = holder(home)
+    while not (home.path / "mlflow.pid").exists():
+        time.sleep(0.05)
+    second = holder(home)  # while the first still waits for its server
+    assert first.stdout is not None
+    assert second.stdout is not None
+    assert first.stdout.readline() == second.stdout.readline() != ""
+    release(first)
+    assert answers(home.mlflow_port)
+    release(second)
+    assert not answers(home.mlflow_port)
+
+
 def test_a_dead_server_is_started_again(tmp_path: Path) -> None:
     home = new_home(tmp_path / "home")
     first = holder(home)
