@@ -149,7 +149,9 @@ class _Searcher(Searcher):
             key.removeprefix(OUTCOME): value for key, value in result.items() if key.startswith(OUTCOME)
         }
         if error or not outcome:
-            self._search.tell(trial, None, result.get("failure", "its worker was lost, or MLflow could not be reached from it"))
+            self._search.tell(
+                trial, None, result.get("failure", "its worker was lost, or MLflow could not be reached from it")
+            )
         else:
             self._search.tell(trial, outcome)
         self._on_change(self._search)
