@@ -8,8 +8,8 @@ import hashlib
 import json
 from typing import Any
 
-from jobs.plan import Trial
-from jobs.spec import Spec
+from jobs.plan import ScoreTask, Trial
+from jobs.spec import UNSTRUCTURED, Spec
 
 
 def key(kind: str, settings: Any) -> str:
@@ -18,39 +18,43 @@ def key(kind: str, settings: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def score_settings(spec: Spec, model: str, data: str, score: str) -> dict[str, Any]:
+def score_settings(spec: Spec, task: ScoreTask) -> dict[str, Any]:
     """All that decides a score vector."""
     return {
-        "model": model,
-        "data": data,
-        "seed": spec.seed,
+        "model": task.model,
+        "data": task.data,
+        "seed": spec.seed + task.seed,
         "scoring": spec.scoring.model_dump(mode="json", exclude_defaults=True),
-        "score": score,
+        "score": task.score,
     }
 
 
 def mask_settings(spec: Spec, trial: Trial) -> dict[str, Any]:
     """All that decides a mask."""
     cell = trial.cell
-    return {
+    settings = {
         "model": cell.model,
         "data": cell.data,
-        "seed": spec.seed,
+        "seed": spec.seed + cell.seed,
         "scoring": spec.scoring.model_dump(mode="json", exclude_defaults=True),
         "target": dict(zip(cell.target, trial.weights, strict=True)),
         "controls": list(cell.controls),
         "alpha": list(trial.alpha),
         "sparsity": cell.sparsity,
     }
+    options = {"rounds": (cell.rounds, 1), "layout": (cell.layout, UNSTRUCTURED)}
+    options["shuffle"] = (trial.training_seed if trial.ablation == "shuffle" else None, None)
+    return settings | {name: value for name, (value, default) in options.items() if value != default}
 
 
 def trial_settings(spec: Spec, trial: Trial) -> dict[str, Any]:
     """All that decides a trial's accuracy."""
-    return {
+    settings = {
         "mask": mask_settings(spec, trial),
         "training": recipe_settings(spec),
         "training_seed": trial.training_seed,
     }
+    return settings if trial.ablation == "none" else settings | {"ablation": trial.ablation}
 
 
 def recipe_settings(spec: Spec) -> dict[str, Any]:

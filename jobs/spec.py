@@ -11,6 +11,7 @@ from jobs.errors import UserError, one_line, unknown
 from jobs.workloads import DATA, MODELS
 
 DENSE = "dense"
+UNSTRUCTURED = "unstructured"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 

@@ -89,7 +89,7 @@ class Tracker:
         """
         run = self._start_trial(spec, sweep, trial, started)
         try:
-            if result.mask is not None:
+            if result.mask is not None and trial.kind != "ablation":  # its accuracy says nothing about the mask
                 if trial.kind == "search":
                     with tempfile.TemporaryDirectory() as folder:
                         path = Path(folder, MASK_FILE)

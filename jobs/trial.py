@@ -1,18 +1,28 @@
 """One trial: shared scores -> mask -> proxies -> training -> result. No Ray and no MLflow in here."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from cops import Mask, Pruning, combine, score
 from cops.scores import Scores
 from jobs.identity import mask_settings
-from jobs.plan import Trial
+from jobs.plan import ScoreTask, Trial
 from jobs.spec import Spec
 from jobs.train import accuracy, to_device, train
 from jobs.workloads import Dataset, Samples, build_model, load_data, scoring_batches
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch of training that has ended: its number, from 1, mean training loss and validation accuracy."""
+
+    number: int
+    training_loss: float
+    validation_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -32,24 +42,32 @@ class Result:
     mask: Mask | None
 
 
-def compute_score(spec: Spec, model: str, data: str, name: str) -> Scores:
-    """The score vector `name` of a workload's freshly initialised network, on the CPU."""
-    device = best_device()
-    dataset = load_data(data)
-    network = build_model(model, dataset, spec.seed).to(device)
-    options = {"seed": spec.seed} if name == "random" else {}
-    scores = score(name, network, scored(spec, dataset), **options)
+def compute_score(spec: Spec, task: ScoreTask) -> Scores:
+    """A score vector of a workload's freshly initialised network, on the CPU."""
+    device, seed = best_device(), spec.seed + task.seed
+    dataset = load_data(task.data)
+    network = build_model(task.model, dataset, seed).to(device)
+    options = {"seed": seed} if task.score == "random" else {}
+    scores = score(task.score, network, scored(spec, dataset, seed), **options)
     return {parameter: values.cpu() for parameter, values in scores.items()}
 
 
-def run(spec: Spec, trial: Trial, scores: Callable[[str], Scores]) -> Result:
-    """Run a trial; `scores` gives the shared score vector of a name.
+def run(
+    spec: Spec, trial: Trial, scores: Callable[[str], Scores], checkpoint: Path | None = None
+) -> Generator[Epoch, None, Result]:
+    """Run a trial: yields after every epoch of training, returns the result. Closed early, it leaves nothing.
 
     On one kind of device the same trial gives the same mask and the same accuracies, bit for bit.
+
+    Args:
+        spec: the trial's sweep.
+        trial: what to run.
+        scores: gives the shared score vector of a name.
+        checkpoint: a file that training resumes from where it exists, and saves to now and then.
     """
-    device = best_device()
+    device, seed = best_device(), spec.seed + trial.cell.seed
     dataset = load_data(trial.cell.data)
-    model = build_model(trial.cell.model, dataset, spec.seed).to(device)
+    model = build_model(trial.cell.model, dataset, seed).to(device)
     metrics: dict[str, float] = {}
 
     started = time.perf_counter()
@@ -74,16 +92,27 @@ def run(spec: Spec, trial: Trial, scores: Callable[[str], Scores]) -> Result:
     for loss in train(model, mask, to_device(dataset.train, device), spec.training, trial.training_seed):
         curves["training_loss"].append(loss)
         curves["validation_accuracy"].append(accuracy(model, validation))
+        yield Epoch(len(curves["training_loss"]), loss, curves["validation_accuracy"][-1])
     metrics["seconds_training"] = time.perf_counter() - started
     metrics["validation_accuracy"] = curves["validation_accuracy"][-1]
-    if trial.kind == "confirmation":
+    if trial.kind != "search":
         metrics["test_accuracy"] = accuracy(model, to_device(dataset.test, device))
     return Result(metrics, curves, mask.layer_density() if mask else {}, mask)
 
 
-def scored(spec: Spec, dataset: Dataset) -> list[Samples]:
-    """The training samples that every score of the sweep sees."""
-    return scoring_batches(dataset, spec.scoring.batches, spec.scoring.batch_size, spec.seed)
+def finish(running: Generator[Epoch, None, Result]) -> Result:
+    """The result of a trial that nobody stops."""
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+
+def scored(spec: Spec, dataset: Dataset, seed: int) -> list[Samples]:
+    """The training samples that every score of one initialisation sees."""
+    return scoring_batches(dataset, spec.scoring.batches, spec.scoring.batch_size, seed)
 
 
 def best_device() -> torch.device:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cops.scores import Scores
 from jobs.errors import UserError
-from jobs.plan import Trial, scores_needed
+from jobs.plan import ScoreTask, Trial, scores_needed
 from jobs.search import Search
 from jobs.spec import Spec
 
@@ -29,13 +29,13 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from jobs.tracking import Tracker
-from jobs.trial import compute_score, run
+from jobs.trial import compute_score, finish, run
 
 logging.getLogger("ray").setLevel(logging.ERROR)  # Tune warns that its own result files, which we disable, are missing
 
 OUTCOME = "outcome/"
 OnChange = Callable[[Search], None]
-ScoreRefs = dict[tuple[str, str, str], "ray.ObjectRef[Any]"]
+ScoreRefs = dict[ScoreTask, "ray.ObjectRef[Any]"]
 
 
 @contextmanager
@@ -66,8 +66,8 @@ def connected(spec: Spec) -> Iterator[None]:
 def fit(spec: Spec, sweep: str, tracking_uri: str, on_change: OnChange) -> Search:
     """Run a sweep on the connected cluster; `on_change` is called after each change. All outcomes by cell."""
     scores = {
-        needed: _compute_score.options(num_cpus=spec.resources.cpu, num_gpus=spec.resources.gpu).remote(spec, *needed)
-        for needed in scores_needed(spec)
+        task: _compute_score.options(num_cpus=spec.resources.cpu, num_gpus=spec.resources.gpu).remote(spec, task)
+        for task in scores_needed(spec)
     }
     search = Search(spec)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_slots(spec))  # one at a time is Tune's default with a searcher
@@ -98,7 +98,7 @@ class SweepTrial(tune.Trainable):
         self._spec, self._sweep = spec, sweep
         self._tracker = Tracker(tracking_uri)
         self._refs = scores
-        self._scores: dict[tuple[str, str, str], Scores] = {}
+        self._scores: dict[ScoreTask, Scores] = {}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial; nothing of the last one matters to it."""
@@ -109,7 +109,7 @@ class SweepTrial(tune.Trainable):
         """Run the whole trial. A trial that fails says so and leaves the actor in service."""
         trial, started = Trial.from_dict(self.config["trial"]), time.time()
         try:
-            result = run(self._spec, trial, lambda name: self._score(trial, name))
+            result = finish(run(self._spec, trial, lambda name: self._score(trial, name)))
             self._tracker.log_trial(self._spec, self._sweep, trial, result, started)
         except Exception as error:  # whatever a model, a score or the tracking server raises
             cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
@@ -119,7 +119,7 @@ class SweepTrial(tune.Trainable):
         return {"done": True, "outcome": result.metrics}
 
     def _score(self, trial: Trial, name: str) -> Scores:
-        key = (trial.cell.model, trial.cell.data, name)
+        key = ScoreTask(trial.cell.model, trial.cell.data, trial.cell.seed, name)
         if key not in self._scores:
             self._scores[key] = ray.get(self._refs[key])
         return self._scores[key]
@@ -168,9 +168,9 @@ class _Searcher(Searcher):
 
 
 @ray.remote
-def _compute_score(spec: Spec, model: str, data: str, name: str) -> Scores:
+def _compute_score(spec: Spec, task: ScoreTask) -> Scores:
     torch.set_num_threads(max(1, math.floor(spec.resources.cpu)))
-    return compute_score(spec, model, data, name)
+    return compute_score(spec, task)
 
 
 def _slots(spec: Spec) -> int:

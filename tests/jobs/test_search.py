@@ -151,7 +151,7 @@ def test_plan_enumerates_grid_and_baselines_once() -> None:
             for pair in ("snip|grasp", "snip+synflow|grasp", "synflow|grasp,magnitude")
         ),
     ]
-    assert [score for _, _, score in scores_needed(spec)] == ["random", "snip", "grasp", "synflow", "magnitude"]
+    assert [task.score for task in scores_needed(spec)] == ["random", "snip", "grasp", "synflow", "magnitude"]
 
 
 def test_names_that_a_person_reads() -> None:

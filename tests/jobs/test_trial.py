@@ -8,10 +8,10 @@ import torch
 
 from cops import Mask, score
 from cops.network import prunable
-from jobs.plan import Cell, Trial
+from jobs.plan import Cell, ScoreTask, Trial
 from jobs.spec import Spec, Training
 from jobs.train import accuracy, train
-from jobs.trial import compute_score, run, scored
+from jobs.trial import compute_score, finish, run, scored
 from jobs.workloads import build_model, digits, load_data
 from tests.conftest import SMOKE
 
@@ -21,14 +21,14 @@ TRIAL = Trial(Cell("convnet", "digits", ("snip", "synflow"), ("grasp",), 0.95), 
 
 @cache
 def scores(name: str) -> dict[str, torch.Tensor]:
-    return compute_score(SPEC, "convnet", "digits", name)
+    return compute_score(SPEC, ScoreTask("convnet", "digits", 0, name))
 
 
 def test_the_same_trial_gives_the_same_result_bit_for_bit() -> None:
     torch.manual_seed(1)
-    first = run(SPEC, TRIAL, scores)
+    first = finish(run(SPEC, TRIAL, scores))
     torch.manual_seed(2)
-    second = run(SPEC, TRIAL, scores)
+    second = finish(run(SPEC, TRIAL, scores))
     assert first.mask is not None
     assert second.mask is not None
     for name, kept in first.mask.kept.items():
@@ -39,7 +39,7 @@ def test_the_same_trial_gives_the_same_result_bit_for_bit() -> None:
 
 
 def test_a_trial_measures_its_mask() -> None:
-    result = run(SPEC, TRIAL, scores)
+    result = finish(run(SPEC, TRIAL, scores))
     assert result.mask is not None
     size = sum(weight.numel() for weight in prunable(build_model("convnet", digits(), 0)).values())
     assert result.metrics["kept"] == round(0.05 * size) == sum(int(kept.sum()) for kept in result.mask.kept.values())
@@ -54,19 +54,19 @@ def test_a_trial_measures_its_mask() -> None:
 
 
 def test_only_confirmations_see_the_test_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    confirmed = run(SPEC, replace(TRIAL, kind="confirmation", training_seed=1), scores)
+    confirmed = finish(run(SPEC, replace(TRIAL, kind="confirmation", training_seed=1), scores))
     assert 0 < confirmed.metrics["test_accuracy"] <= 1
 
     data = load_data("digits")
     poisoned = replace(data, test=(torch.full_like(data.test[0], torch.nan), data.test[1]))
     monkeypatch.setattr("jobs.trial.load_data", lambda name: poisoned)
-    searched = run(SPEC, TRIAL, scores)
+    searched = finish(run(SPEC, TRIAL, scores))
     monkeypatch.undo()
-    assert searched.curves == run(SPEC, TRIAL, scores).curves
+    assert searched.curves == finish(run(SPEC, TRIAL, scores)).curves
 
 
 def test_the_dense_network_has_no_mask() -> None:
-    result = run(SPEC, Trial(Cell("convnet", "digits", (), (), 0.0), (), ()), scores)
+    result = finish(run(SPEC, Trial(Cell("convnet", "digits", (), (), 0.0), (), ()), scores))
     assert result.mask is None
     assert result.layer_density == {}
 
@@ -104,7 +104,7 @@ def test_the_three_parts_share_no_sample() -> None:
 
 def test_scores_come_from_training_samples_alone() -> None:
     data = digits()
-    batches = scored(SPEC, data)
+    batches = scored(SPEC, data, SPEC.seed)
     known = {image.numpy().tobytes() for image in data.train[0]}
     assert sum(len(labels) for _, labels in batches) == SPEC.scoring.batch_size
     assert all(image.numpy().tobytes() in known for inputs, _ in batches for image in inputs)
@@ -113,6 +113,6 @@ def test_scores_come_from_training_samples_alone() -> None:
 def test_the_score_is_of_the_network_that_is_trained() -> None:
     """Public code has scored one initialisation and trained another."""
     data = digits()
-    direct = score("snip", build_model("convnet", data, SPEC.seed), scored(SPEC, data))
+    direct = score("snip", build_model("convnet", data, SPEC.seed), scored(SPEC, data, SPEC.seed))
     for name, values in scores("snip").items():
         assert torch.equal(values, direct[name])
