@@ -12,6 +12,7 @@ from jobs.workloads import DATA, MODELS
 
 DENSE = "dense"
 UNSTRUCTURED = "unstructured"
+OBJECTIVES = ("validation_accuracy", "flops_share", "dead_share")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
@@ -117,8 +118,52 @@ class Scoring(Section):
 class Search(Section):
     """How Optuna tunes alpha and target weights, per cell."""
 
-    sampler: Literal["tpe", "random"] = "tpe"
-    trials: Count = Field(8, ge=1, description="distinct trials per cell")
+    sampler: Literal["tpe", "gp", "cmaes", "random", "grid"] = Field(
+        "tpe", description="cmaes tunes two or more values at once, and draws a single one at random"
+    )
+    trials: Count = Field(8, ge=1, description="distinct trials per cell, those of earlier sweeps included")
+    objective: Annotated[
+        tuple[Annotated[str, _one_of("objective", OBJECTIVES)], ...],
+        BeforeValidator(_as_tuple),
+        Field(min_length=1, description="validation_accuracy, or a list: then the Pareto front is searched"),
+    ] = ("validation_accuracy",)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _distinct(self.objective)
+        if "validation_accuracy" not in self.objective:
+            raise ValueError(f"objective = {list(self.objective)}: validation_accuracy should be among them")
+        if self.sampler == "cmaes" and len(self.objective) > 1:
+            raise ValueError("sampler cmaes knows one objective only: take tpe, gp, random or grid")
+        return self
+
+
+class Stopping(Section):
+    """Search trials that lag behind the others of their cell end early; confirmations never do."""
+
+    scheduler: Literal["none", "asha", "median"] = "none"
+    grace_epochs: Count = Field(1, ge=1, description="no trial ends before")
+    reduction_factor: Count = Field(3, ge=2, description="of asha: one in so many trials goes on from each rung")
+
+
+class Budget(Section):
+    """What a sweep may take in all, however often it is resumed; nothing stands for no limit.
+
+    Once any of it is spent no new search trial starts. Confirmations of the winners count too, and start only while
+    hours and GPU hours are left. What runs ends.
+    """
+
+    hours: Annotated[Number, Field(gt=0)] | None = Field(None, description="of wall time while the sweep runs")
+    gpu_hours: Annotated[Number, Field(gt=0)] | None = Field(None, description="of GPU time in trials")
+    trials: Annotated[Count, Field(ge=1)] | None = Field(None, description="search trials started, over all cells")
+
+
+class Failures(Section):
+    """What happens to a trial that fails. Errors that would come again, such as a ValueError, are not retried."""
+
+    retries: Count = Field(2, ge=0, description="of a trial; one whose node was preempted uses up none")
+    backoff_seconds: Number = Field(5, ge=0, description="before the first retry; doubles with each")
+    limit: Number = Field(0.5, gt=0, le=1, description="share of failed trials above which the sweep ends")
 
 
 class Training(Section):
@@ -161,17 +206,22 @@ class Spec(Section):
     )
     scoring: Scoring = Scoring()
     search: Search = Search()
+    stopping: Stopping = Stopping()
     training: Training = Training()
     confirmations: Count = Field(
         3, ge=0, description="runs with fresh training seeds for each cell's winner and each baseline"
     )
     seed: Count = Field(0, ge=0, lt=2**31, description="of initial weights, scored images and search")
     resources: Resources = Resources()
+    budget: Budget = Budget()
+    failures: Failures = Failures()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         _distinct(self.workloads)
         _distinct(self.baselines)
+        if self.stopping.scheduler != "none" and len(self.search.objective) > 1:
+            raise ValueError(f"stopping.scheduler {self.stopping.scheduler} needs a single search.objective")
         return self
 
     @classmethod
