@@ -20,13 +20,14 @@ def key(kind: str, settings: Any) -> str:
 
 def score_settings(spec: Spec, task: ScoreTask) -> dict[str, Any]:
     """All that decides a score vector."""
-    return {
+    settings = {
         "model": task.model,
         "data": task.data,
         "seed": spec.seed + task.seed,
         "scoring": spec.scoring.model_dump(mode="json", exclude_defaults=True),
         "score": task.score,
     }
+    return settings if spec.samples is None else settings | {"samples": spec.samples}
 
 
 def mask_settings(spec: Spec, trial: Trial) -> dict[str, Any]:
@@ -42,8 +43,14 @@ def mask_settings(spec: Spec, trial: Trial) -> dict[str, Any]:
         "alpha": list(trial.alpha),
         "sparsity": cell.sparsity,
     }
-    options = {"rounds": (cell.rounds, 1), "layout": (cell.layout, UNSTRUCTURED)}
-    options["shuffle"] = (trial.training_seed if trial.ablation == "shuffle" else None, None)
+    shuffle = trial.training_seed if trial.ablation == "shuffle" else None
+    options: dict[str, tuple[Any, Any]] = {  # value and default
+        "rounds": (cell.rounds, 1),
+        "layout": (cell.layout, UNSTRUCTURED),
+        "pruning": (spec.pruning.model_dump(mode="json", exclude_defaults=True), {}),
+        "samples": (spec.samples, None),
+        "shuffle": (shuffle, None),
+    }
     return settings | {name: value for name, (value, default) in options.items() if value != default}
 
 
@@ -59,7 +66,8 @@ def trial_settings(spec: Spec, trial: Trial) -> dict[str, Any]:
 
 def recipe_settings(spec: Spec) -> dict[str, Any]:
     """All that decides how a masked network is trained, but for the seed."""
-    return spec.training.model_dump(mode="json", exclude_defaults=True)
+    settings = spec.training.model_dump(mode="json", exclude_defaults=True)
+    return settings if spec.samples is None else settings | {"samples": spec.samples}
 
 
 def recipe_key(spec: Spec) -> str:

@@ -1,11 +1,13 @@
 """From a sweep file to what there is to run: cells, baselines and their trials. Pure."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any, Literal, Self
 
 from jobs.spec import DENSE, UNSTRUCTURED, Spec
 
+ONE_SHOT = ("random", "magnitude")  # scores that pruning does not change: rounds would find the same mask
 Kind = Literal["search", "confirmation", "ablation"]
 Ablation = Literal["none", "shuffle", "reinit"]
 
@@ -106,17 +108,19 @@ def cells(spec: Spec) -> list[Cell]:
 
 
 def _cells(spec: Spec) -> Iterator[Cell]:
-    for workload in spec.workloads:
-        where = workload.model, workload.data
+    grid = spec.grid
+    for workload, seed in product(spec.workloads, grid.seeds):
+        cell = Cell(str(workload.model), str(workload.data), target=(), controls=(), sparsity=0.0, seed=seed)
         for baseline in spec.baselines:
             if baseline == DENSE:
-                yield Cell(*where, target=(), controls=(), sparsity=0.0)
+                yield cell
                 continue
-            for sparsity in spec.grid.sparsities:
-                yield Cell(*where, target=(baseline,), controls=(), sparsity=sparsity)
-        for sparsity in spec.grid.sparsities:
-            for pair in spec.grid.pairs:
-                yield Cell(*where, target=pair.target, controls=pair.controls, sparsity=sparsity)
+            rounds = (1,) if baseline in ONE_SHOT else grid.rounds
+            for sparsity, count, layout in product(grid.sparsities, rounds, grid.layouts):
+                yield replace(cell, target=(baseline,), sparsity=sparsity, rounds=count, layout=layout)
+        for sparsity, count, layout, pair in product(grid.sparsities, grid.rounds, grid.layouts, grid.pairs):
+            paired = replace(cell, target=pair.target, controls=pair.controls)
+            yield replace(paired, sparsity=sparsity, rounds=count, layout=layout)
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class ScoreTask:
 
 
 def score_tasks(cell: Cell) -> list[ScoreTask]:
-    """The score vectors that a cell's trials share; none in rounds, where each trial scores what it has pruned so far."""
+    """The score vectors that a cell's trials share; in rounds none, since each trial scores what it has pruned."""
     names = (*cell.target, *cell.controls) if cell.rounds == 1 else ()
     return [ScoreTask(cell.model, cell.data, cell.seed, name) for name in names]
 

@@ -8,11 +8,12 @@ import torch
 
 from cops import Mask, score
 from cops.network import prunable
+from jobs.data import digits
 from jobs.plan import Cell, ScoreTask, Trial
 from jobs.spec import Spec, Training
-from jobs.train import accuracy, train
+from jobs.train import Trainer, accuracy
 from jobs.trial import compute_score, finish, run, scored
-from jobs.workloads import build_model, digits, load_data
+from jobs.workloads import build_model, load_data
 from tests.conftest import SMOKE
 
 SPEC = Spec.load(SMOKE)
@@ -77,7 +78,8 @@ def test_removed_weights_stay_exactly_zero_and_kept_ones_move() -> None:
     draws = torch.Generator().manual_seed(0)
     mask = Mask({name: torch.rand(w.shape, generator=draws) < 0.3 for name, w in prunable(model).items()})
     before = {name: weight.detach().clone() for name, weight in prunable(model).items()}
-    losses = list(train(model, mask, data.train, Training(epochs=3), seed=0))
+    trainer = Trainer(model, mask, data, Training(epochs=3), seed=0)
+    losses = [trainer.epoch() for _ in range(3)]
     assert losses[-1] < losses[0]
     for name, weight in prunable(model).items():
         assert bool((weight[~mask.kept[name]] == 0).all())
@@ -87,10 +89,11 @@ def test_removed_weights_stay_exactly_zero_and_kept_ones_move() -> None:
 def test_training_learns_the_digits() -> None:
     data = digits()
     model = build_model("convnet", data, 0)
-    assert accuracy(model, data.validation) < 0.3
-    for _ in train(model, None, data.train, Training(epochs=8, batch_size=64), seed=0):
-        pass
-    assert accuracy(model, data.validation) > 0.95
+    assert accuracy(model, data, data.validation) < 0.3
+    trainer = Trainer(model, None, data, Training(epochs=8, batch_size=64), seed=0)
+    for _ in range(8):
+        trainer.epoch()
+    assert accuracy(model, data, data.validation) > 0.95
 
 
 def test_the_three_parts_share_no_sample() -> None:
