@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -11,6 +12,10 @@ from jobs.errors import UserError
 from jobs.local import HOST, check, mlflow_server
 from jobs.settings import Settings
 from jobs.spec import Spec
+
+if TYPE_CHECKING:
+    from jobs.search import Search
+    from jobs.tracking import Session, Tracker
 
 
 def sweep(path: Path) -> int:
@@ -27,36 +32,60 @@ def sweep(path: Path) -> int:
             "sweep to a cluster with `ray job submit`"
         )
     console = Console()
-    console.print(f"sweep '{spec.name}': starting MLflow and Ray")
+    console.print(f"sweep '{spec.name}': starting")
     # Imported only now: they take seconds, and a mistake in the sweep file should be told at once.
-    from jobs import progress, report, tracking, tune
+    from jobs import control, report, tracking
+    from jobs.search import Search
+    from jobs.studies import Studies
 
-    with tune.connected(spec), mlflow_server(settings) as uri:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with control.cancellable(), mlflow_server(settings) as uri:
         tracker = tracking.Tracker(uri)
-        run = tracker.start_sweep(spec)
-        console.print(f"runs and masks: {tracker.page(run)}", soft_wrap=True)
-        status: tracking.RunStatus = "KILLED"
+        studies = Studies(settings.studies_url)
+        session = tracker.start_sweep(spec)
+        console.print(f"runs and masks: {tracker.page(session)}", soft_wrap=True)
+        search = Search(spec, tracker.known(spec), studies)
+        if session.resumed or search.counts()["reused"]:
+            console.print(f"known already: {search.counts()['reused'] + search.counts()['stopped']} trials")
         try:
-            with progress.shown(console) as show:
-                search = tune.fit(spec, run, uri, show)
-            status = "FINISHED" if search.finished else "KILLED"  # Tune returns on Ctrl-C
-        except Exception:
-            status = "FAILED"
+            _run(spec, settings, search, session, tracker, console)
+        except control.CancelledError:
+            search.close("cancelled", "KILLED")
+        except BaseException:
+            search.close("an error of the sweep itself", "FAILED")
             raise
         finally:
-            tracker.end_sweep(run, status)
+            studies.close()
+            tracker.end_sweep(session, search.status)
 
     found = report.standings(search)
     for table in report.tables(found):
         console.print(table)
     console.print(report.legend(found), soft_wrap=True)
-    for trial, reason in search.failures.items():
-        console.print(f"failed: {trial.name}: {reason}", soft_wrap=True, markup=False)
+    for line in report.failures(search):
+        console.print(line, soft_wrap=True, markup=False)
     console.print(_next_steps(spec, settings), soft_wrap=True)
-    if not search.finished:
-        console.print(f"interrupted: {len(search.outcomes)} of {search.planned} trials have ended")
+    if search.closed:
+        console.print(f"{search.closed}: {len(search.outcomes)} of {search.planned} trials have ended")
+    if search.status == "KILLED":
+        console.print("the same command goes on from here")
         return 130
-    return 0 if len(found) == len(search.cells) else 1
+    return 0 if len(found) == len(search.cells) and search.status == "FINISHED" else 1
+
+
+def _run(
+    spec: Spec, settings: Settings, search: "Search", session: "Session", tracker: "Tracker", console: Console
+) -> None:
+    """Run what there is left to run."""
+    from jobs import control, progress, tune
+
+    if search.finished:
+        return
+    with tune.connected(spec), control.cancellable(), progress.shown(console) as show:  # Ray sets a handler, too
+        computed = tune.fit(search, session, settings, tracker, show)
+    console.print(f"score vectors computed: {computed}")
+    if not search.finished:  # Tune returns on Ctrl-C
+        search.close("interrupted", "KILLED")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 REDRAWS = 10  # of a proposal that ran already, before the sampler gives way to a uniform one
 RANDOM_REDRAWS = 500  # uniform ones, before the cell counts as searched out
+Status = Literal["FINISHED", "FAILED", "KILLED"]  # as MLflow calls them
 ENOUGH = 10  # trials that must have ended before a failure rate says anything
 
 
@@ -66,9 +67,11 @@ class CellSearch:
         self._later: dict[Trial, tuple[float, optuna.Trial | None]] = {}  # to be tried again, and when
         self._tries: Counter[Trial] = Counter()
         self._study = CellStudy(spec, cell, earlier, studies)
+        self.proposed = 0  # search trials that are new
         self._asked = 0  # search trials
         self._searching = 0  # those of them that run, or wait for another try
         self._confirmed = self._closed = False
+        self._follow_ups = len(follow_ups(spec, Trial(cell, (), ())))
         for trial, one in earlier.items():
             self._asked += 1
             self._reuse(trial, one)
@@ -101,7 +104,7 @@ class CellSearch:
         """Number of trials that this cell takes in all, as far as is known."""
         if self.finished:
             return self.ended
-        waiting = len(self._queue) if self._confirmed else self._spec.confirmations
+        waiting = len(self._queue) if self._confirmed else self._follow_ups
         return self.ended + len(self.running) + len(self._later) + waiting + max(0, self._budget - self._asked)
 
     def ask(self) -> Trial | None:
@@ -180,6 +183,7 @@ class CellSearch:
                 self.running[trial] = proposal
                 known = self._known.get(trial_key(self._spec, trial))
                 if known is None:
+                    self.proposed += 1
                     return trial
                 self.reused.add(trial)
                 self.tell(trial, known.outcome)
@@ -205,13 +209,23 @@ class CellSearch:
         if self._confirmed or self._asked < self._budget or self._searching or self.winner is None:
             return
         self._confirmed = True
-        for seed in range(1, self._spec.confirmations + 1):
-            trial = replace(self.winner, kind="confirmation", training_seed=seed)
+        for trial in follow_ups(self._spec, self.winner):
             known = self._known.get(trial_key(self._spec, trial))
             if known is None:
                 self._queue.append(trial)
             else:
                 self._reuse(trial, known)
+
+
+def follow_ups(spec: Spec, winner: Trial) -> list[Trial]:
+    """What runs once a cell's search trials have ended: confirmations, then as many of each ablation."""
+    seeds = range(1, spec.confirmations + 1)
+    confirmations = [replace(winner, kind="confirmation", training_seed=seed) for seed in seeds]
+    named = spec.ablations if winner.cell.target else ()
+    ablations = [
+        replace(winner, kind="ablation", training_seed=seed, ablation=name) for name in named for seed in seeds
+    ]
+    return confirmations + ablations
 
 
 class Search:
@@ -237,6 +251,7 @@ class Search:
             cell: CellSearch(spec, cell, known, searched(spec, cell, earlier), studies, now) for cell in cells(spec)
         }
         self.closed: str | None = None  # why, if nothing new is started
+        self.status: Status = "FINISHED"  # that the sweep ends with
         self._turn = deque(cell for cell in self.cells.values() if not cell.finished)
         self._ran = self._failed = 0
 
@@ -265,7 +280,8 @@ class Search:
             if self._ran >= ENOUGH and self._failed > self.spec.failures.limit * self._ran:
                 self.close(
                     f"{self._failed} of {self._ran} trials failed, more than failures.limit = "
-                    f"{self.spec.failures.limit:g} allows"
+                    f"{self.spec.failures.limit:g} allows",
+                    "FAILED",
                 )
         return over
 
@@ -278,11 +294,17 @@ class Search:
         for cell in self.cells.values():
             cell.end_search()
 
-    def close(self, reason: str) -> None:
-        """Nothing new from here on; what runs may end."""
-        self.closed = self.closed or reason
+    def close(self, reason: str, status: Status) -> None:
+        """Nothing new from here on, for `reason`; what runs may end."""
+        if self.closed is None:
+            self.closed, self.status = reason, status
         for cell in self.cells.values():
             cell.close()
+
+    @property
+    def proposed(self) -> int:
+        """Number of search trials started that nobody had run."""
+        return sum(cell.proposed for cell in self.cells.values())
 
     @property
     def planned(self) -> int:

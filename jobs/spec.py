@@ -155,7 +155,8 @@ class Search(Section):
     """How Optuna tunes alpha and target weights, per cell."""
 
     sampler: Literal["tpe", "gp", "cmaes", "random", "grid"] = Field(
-        "tpe", description="how Optuna proposes trials; cmaes tunes two or more values at once, and draws a single one at random"
+        "tpe",
+        description="how Optuna proposes trials; cmaes tunes two or more values at once, and draws a single one at random",
     )
     trials: Count = Field(8, ge=1, description="distinct trials per cell, those of earlier sweeps included")
     objective: Annotated[

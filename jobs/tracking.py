@@ -214,26 +214,31 @@ class Tracker:
         self._client.set_terminated(run, "KILLED")
 
     def known(self, spec: Spec) -> dict[str, Known]:
-        """All trials on the sweep's workloads that have ended, finished or stopped early, in whichever sweep; by key."""
+        """All trials on the sweep's workloads that finished or were stopped early, in whichever sweep, by key."""
         found: dict[str, Known] = {}
         for workload in spec.workloads:
-            where = f"params.model = '{workload.model}' and params.data = '{workload.data}'"
+            names = {"params.model": str(workload.model), "params.data": str(workload.data)}
+            where = [f"{name} = '{value}'" for name, value in names.items() if "'" not in value]
             for ended in ("attributes.status = 'FINISHED'", f"tags.`{STOPPED}` != ''"):
-                for run in self._search(self._experiments(), f"{where} and {ended}"):
+                for run in self._search(self._experiments(), " and ".join([*where, ended])):
                     if TRIAL in run.data.tags:
                         one = _known(run)
                         found[one.key] = one if one.outcome is not None else found.get(one.key, one)
         return found
 
-    def look_up(self, session: Session, key: str) -> Known | None:
-        """How a trial whose worker was lost ended after all; None = it did not, and its run is ended as killed."""
-        ended = None
+    def look_up(self, session: Session, key: str) -> tuple[Known | None, bool]:
+        """How a trial whose worker was lost ended after all, if it did, and whether it had been started.
+
+        Its run is ended as killed if it did not.
+        """
+        ended, started = None, False
         for run in list(self._search([session.experiment], f"tags.`{TRIAL}` = '{key}'")):
             if run.info.status == "FINISHED":
                 ended = _known(run)
             elif run.info.status == "RUNNING" and run.data.tags.get(PARENT) == session.run:
+                started = True
                 self._client.set_terminated(run.info.run_id, "KILLED")
-        return ended
+        return ended, started
 
     def records(
         self, *, model: str | None = None, data: str | None = None, mask: str | None = None

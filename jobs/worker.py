@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from cops.scores import Scores
 from jobs.errors import UserError
 from jobs.plan import Trial
 from jobs.spec import Spec
@@ -17,8 +16,7 @@ LOG_SECONDS = 5.0  # between two requests for the curve of a long trial
 LASTING = (ValueError, TypeError, LookupError, AttributeError, ImportError, NotImplementedError, AssertionError)
 
 Event = dict[str, Any]  # of one trial, by its `index` in the batch
-Runner = Callable[[Spec, Trial, Callable[[str], Scores]], Generator[Epoch, None, Result]]
-ScoreOf = Callable[[Trial, str], Scores]
+Runner = Callable[[Trial], Generator[Epoch, None, Result]]
 
 
 class Worker:
@@ -28,19 +26,21 @@ class Worker:
     `outcome`, the metrics of its end; `failure`, a line, and whether it is `lasting`. The latter two hold `seconds`.
 
     Args:
-        scores: gives the score vector of a trial by name.
-        runner: runs a trial; `jobs.trial.run`, but for benchmarks.
+        runner: runs a trial, as `jobs.trial.run` does; closed when the trial is stopped early.
     """
 
-    def __init__(self, spec: Spec, session: Session, tracker: Tracker, scores: ScoreOf, runner: Runner) -> None:
+    def __init__(self, spec: Spec, session: Session, tracker: Tracker, runner: Runner) -> None:
         self._spec, self._session, self._tracker = spec, session, tracker
-        self._scores, self._runner = scores, runner
+        self._runner = runner
         self._todo: deque[tuple[int, Trial]] = deque()
         self._running: _Running | None = None
 
     def take(self, batch: Sequence[Trial]) -> None:
-        """Take another batch; what still runs of the last one has been stopped early."""
-        self.close()
+        """Take another batch; what still runs of the last one has been stopped early, and its run ended."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.steps.close()
+            self._tracker.log_epochs(running.run.id, running.epochs)
         self._todo = deque(enumerate(batch))
 
     @property
@@ -56,20 +56,12 @@ class Worker:
             events += self._once()
         return events
 
-    def close(self) -> None:
-        """Leave the running trial: whoever stopped it ends its run."""
-        if self._running is not None:
-            running, self._running = self._running, None
-            running.steps.close()
-            self._tracker.log_epochs(running.run.id, running.epochs)
-
     def _once(self) -> list[Event]:
         """Run one more epoch, or to the end of a trial."""
         if self._running is None:
             index, trial = self._todo.popleft()
             run = self._tracker.start_trial(self._spec, self._session, trial)
-            steps = self._runner(self._spec, trial, lambda name: self._scores(trial, name))
-            self._running = _Running(index, trial, run, steps)
+            self._running = _Running(index, trial, run, self._runner(trial))
         now = self._running
         try:
             epoch = next(now.steps)
@@ -100,7 +92,8 @@ class Worker:
 
     def _fail(self, now: "_Running", error: Exception) -> Event:
         self._running = None
-        cause = getattr(error, "cause", None) or error  # of a score, which another process computed
+        cause = getattr(error, "cause", None)  # of a score, which another process computed
+        cause = cause if isinstance(cause, Exception) else error
         reason = f"{type(cause).__name__}: {cause}"
         self._tracker.fail_trial(now.run.id, reason)
         lasting = isinstance(cause, (*LASTING, UserError))

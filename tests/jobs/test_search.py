@@ -6,8 +6,8 @@ import pytest
 
 from jobs.plan import Cell, Trial, cells, scores_needed
 from jobs.search import Failure, Search
-from jobs.studies import stick_breaking
 from jobs.spec import Spec
+from jobs.studies import stick_breaking
 from tests.conftest import SMOKE
 
 
