@@ -8,18 +8,24 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.errors import UserError
+from jobs.explain import explain as explained
+from jobs.explain import schema
 from jobs.local import HOST, check, mlflow_server
 from jobs.settings import Settings
+from jobs.smoke import smoke
 from jobs.spec import Spec
 
 
-def sweep(path: Path) -> int:
-    """Run the sweep of a file and print what it found; the exit code as in `main`.
+def sweep(path: Path, *, tiny: bool = False) -> int:
+    """Run the sweep of a file, or a tiny one like it, and print what it found; the exit code as in `main`.
 
     Raises:
         UserError: bad input; nothing has been started.
     """
     spec, settings = Spec.load(path), Settings.read()
+    if tiny:
+        spec = smoke(spec)
+    spec.find()
     check(settings)
     if not os.environ.get("RAY_ADDRESS") and spec.resources.cpu > (os.cpu_count() or 1):
         raise UserError(
@@ -59,12 +65,47 @@ def sweep(path: Path) -> int:
     return 0 if len(found) == len(search.cells) else 1
 
 
+def dry_run(path: Path) -> int:
+    """Print what the sweep of a file would run, and what it would cost.
+
+    Raises:
+        UserError: bad input.
+    """
+    from jobs import estimate
+
+    Console().print(estimate.dry_run(Spec.load(path)))
+    return 0
+
+
+def explain(path: Path | None) -> int:
+    """Print a sweep file with every key, its value and what it is; without a file, all defaults.
+
+    Raises:
+        UserError: bad input.
+    """
+    print(explained(Spec.load(path) if path else None), end="")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit code of the command: 1 for a sweep with cells that have no result, 2 for bad input, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m jobs", description="Run a sweep, here or as a Ray job.")
-    parser.add_argument("sweep", type=Path, help="sweep file, e.g. jobs/sweeps/demo.yaml")
+    parser.add_argument("sweep", type=Path, nargs="?", help="sweep file, e.g. jobs/sweeps/demo.yaml")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--dry-run", action="store_true", help="print cells, trials, score computations and hours only")
+    how.add_argument("--smoke", action="store_true", help="run the whole pipeline, tiny")
+    how.add_argument("--explain", action="store_true", help="print every key with its value and what it is")
+    how.add_argument("--schema", action="store_true", help="print the JSON schema of a sweep file")
+    given = parser.parse_args(arguments)
+    if given.sweep is None and not given.explain and not given.schema:
+        parser.error("name a sweep file, e.g. jobs/sweeps/demo.yaml")
     try:
-        return sweep(parser.parse_args(arguments).sweep)
+        if given.schema:
+            print(schema())
+            return 0
+        if given.explain:
+            return explain(given.sweep)
+        return dry_run(given.sweep) if given.dry_run else sweep(given.sweep, tiny=given.smoke)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

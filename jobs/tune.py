@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cops.scores import Scores
+from jobs.data import Dataset
 from jobs.errors import UserError
 from jobs.plan import ScoreTask, Trial, scores_needed
 from jobs.search import Search
@@ -30,12 +31,14 @@ from ray.tune.search import Searcher
 
 from jobs.tracking import Tracker
 from jobs.trial import compute_score, finish, run
+from jobs.workloads import load_data
 
 logging.getLogger("ray").setLevel(logging.ERROR)  # Tune warns that its own result files, which we disable, are missing
 
 OUTCOME = "outcome/"
 OnChange = Callable[[Search], None]
 ScoreRefs = dict[ScoreTask, "ray.ObjectRef[Any]"]
+DataRefs = dict[str, "ray.ObjectRef[Any]"]
 
 
 @contextmanager
@@ -65,13 +68,14 @@ def connected(spec: Spec) -> Iterator[None]:
 
 def fit(spec: Spec, sweep: str, tracking_uri: str, on_change: OnChange) -> Search:
     """Run a sweep on the connected cluster; `on_change` is called after each change. All outcomes by cell."""
-    scores = {
-        task: _compute_score.options(num_cpus=spec.resources.cpu, num_gpus=spec.resources.gpu).remote(spec, task)
-        for task in scores_needed(spec)
-    }
+    data = {name: _load_data.remote(name) for name in {str(workload.data) for workload in spec.workloads}}
+    compute = _compute_score.options(num_cpus=spec.resources.cpu, num_gpus=spec.resources.gpu)
+    scores = {task: compute.remote(spec, task, data[task.data]) for task in scores_needed(spec)}
     search = Search(spec)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_slots(spec))  # one at a time is Tune's default with a searcher
-    trainable = tune.with_parameters(SweepTrial, spec=spec, sweep=sweep, tracking_uri=tracking_uri, scores=scores)
+    trainable = tune.with_parameters(
+        SweepTrial, spec=spec, sweep=sweep, tracking_uri=tracking_uri, scores=scores, data=data
+    )
     with tempfile.TemporaryDirectory(prefix="cops-tune-") as scratch:
         tune.Tuner(
             tune.with_resources(trainable, {"cpu": spec.resources.cpu, "gpu": spec.resources.gpu}),
@@ -91,14 +95,16 @@ class SweepTrial(tune.Trainable):
     """A worker's actor. It outlives its trials, so that processes, data sets and scores are set up once."""
 
     def setup(  # type: ignore[override]  # tune.with_parameters adds the keywords
-        self, config: dict[str, Any], *, spec: Spec, sweep: str, tracking_uri: str, scores: ScoreRefs
+        self, config: dict[str, Any], *, spec: Spec, sweep: str, tracking_uri: str, scores: ScoreRefs, data: DataRefs
     ) -> None:
-        """Called once per actor; `scores` are computed elsewhere and fetched when a trial asks."""
+        """Called once per actor; `scores` and `data` are made elsewhere and fetched when a trial asks."""
         torch.set_num_threads(max(1, math.floor(spec.resources.cpu)))
         self._spec, self._sweep = spec, sweep
         self._tracker = Tracker(tracking_uri)
         self._refs = scores
         self._scores: dict[ScoreTask, Scores] = {}
+        self._data_refs = data
+        self._data: dict[str, Dataset] = {}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial; nothing of the last one matters to it."""
@@ -109,7 +115,8 @@ class SweepTrial(tune.Trainable):
         """Run the whole trial. A trial that fails says so and leaves the actor in service."""
         trial, started = Trial.from_dict(self.config["trial"]), time.time()
         try:
-            result = finish(run(self._spec, trial, lambda name: self._score(trial, name)))
+            data = self._dataset(trial.cell.data)
+            result = finish(run(self._spec, trial, lambda name: self._score(trial, name), data=data))
             self._tracker.log_trial(self._spec, self._sweep, trial, result, started)
         except Exception as error:  # whatever a model, a score or the tracking server raises
             cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
@@ -123,6 +130,11 @@ class SweepTrial(tune.Trainable):
         if key not in self._scores:
             self._scores[key] = ray.get(self._refs[key])
         return self._scores[key]
+
+    def _dataset(self, name: str) -> Dataset:
+        if name not in self._data:
+            self._data[name] = Dataset.from_arrays(ray.get(self._data_refs[name]))
+        return self._data[name]
 
 
 class _Searcher(Searcher):
@@ -168,9 +180,15 @@ class _Searcher(Searcher):
 
 
 @ray.remote
-def _compute_score(spec: Spec, task: ScoreTask) -> Scores:
+def _load_data(name: str) -> dict[str, Any]:
+    """A data set as arrays, decoded once; every process of a node reads the same memory."""
+    return load_data(name).to_arrays()
+
+
+@ray.remote
+def _compute_score(spec: Spec, task: ScoreTask, data: dict[str, Any]) -> Scores:
     torch.set_num_threads(max(1, math.floor(spec.resources.cpu)))
-    return compute_score(spec, task)
+    return compute_score(spec, task, Dataset.from_arrays(data))
 
 
 def _slots(spec: Spec) -> int:
