@@ -104,7 +104,7 @@ def test_a_data_set_that_cannot_be_used_is_named(name: str, words: str) -> None:
         ("resnet20(width=os)", "should be a name, or name"),
         ("resnet20(width=-1)", "width = -1: should be greater than 0"),
         ({"name": "resnet20", "options": {"width": "wide"}}, "width = 'wide': should be a valid number"),
-        ({"name": "resnet20", "options": {"depth": 3}}, "unknown option 'depth': known are width"),
+        ({"name": "resnet20", "options": {"depth": 3}}, "unknown option 'depth'.*known are width"),
         ({"name": "resnet20", "option": {}}, "option"),
         (5, "valid dictionary"),
     ],
@@ -132,12 +132,9 @@ def test_the_text_of_a_reference_reads_back(width: float, path: str, size: int |
 
 def test_options_at_their_default_leave_no_trace() -> None:
     assert str(ModelReference.model_validate("vgg16(width=1.0)")) == "vgg16"
-    one, two = (
-        {"name": "lab_models:Net", "options": dict(options)} for options in ([("a", 1), ("b", 2)], [("b", 2), ("a", 1)])
-    )
-    assert (
-        str(ModelReference.model_validate(one)) == str(ModelReference.model_validate(two)) == "lab_models:Net(a=1, b=2)"
-    )
+    for options in ({"a": 1, "b": 2}, {"b": 2, "a": 1}):
+        reference = ModelReference.model_validate({"name": "lab_models:Net", "options": options})
+        assert str(reference) == "lab_models:Net(a=1, b=2)"
 
 
 def test_nothing_is_imported_to_read_a_reference() -> None:
