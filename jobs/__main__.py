@@ -3,28 +3,30 @@
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from jobs.errors import UserError
+from jobs.explain import explain as explained
+from jobs.explain import schema
 from jobs.local import HOST, check, mlflow_server
 from jobs.settings import Settings
+from jobs.smoke import smoke
 from jobs.spec import Spec
 
-if TYPE_CHECKING:
-    from jobs.search import Search
-    from jobs.tracking import Session, Tracker
 
-
-def sweep(path: Path) -> int:
-    """Run the sweep of a file and print what it found; the exit code as in `main`.
+def sweep(path: Path, *, tiny: bool = False) -> int:
+    """Run the sweep of a file, or a tiny one like it, and print what it found; the exit code as in `main`.
 
     Raises:
         UserError: bad input; nothing has been started.
     """
     spec, settings = Spec.load(path), Settings.read()
+    if tiny:
+        spec = smoke(spec)
+    spec.find()
     check(settings)
     if not os.environ.get("RAY_ADDRESS") and spec.resources.cpu > (os.cpu_count() or 1):
         raise UserError(
@@ -32,31 +34,31 @@ def sweep(path: Path) -> int:
             "sweep to a cluster with `ray job submit`"
         )
     console = Console()
-    console.print(f"sweep '{spec.name}': starting")
+    console.print(f"sweep '{spec.name}': starting MLflow and Ray")
     # Imported only now: they take seconds, and a mistake in the sweep file should be told at once.
-    from jobs import control, report, tracking
+    from jobs import control, progress, report, tracking, tune
     from jobs.search import Search
     from jobs.studies import Studies
 
-    settings.home.mkdir(parents=True, exist_ok=True)
-    with control.cancellable(), mlflow_server(settings) as uri:
-        tracker = tracking.Tracker(uri)
-        studies = Studies(settings.studies_url)
+    with tune.connected(spec), control.cancellable(), mlflow_server(settings) as uri:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        studies, tracker = Studies(settings.studies_url), tracking.Tracker(uri)
         session = tracker.start_sweep(spec)
         console.print(f"runs and masks: {tracker.page(session)}", soft_wrap=True)
-        search = Search(spec, tracker.known(spec), studies)
-        if session.resumed or search.counts()["reused"]:
-            console.print(f"known already: {search.counts()['reused'] + search.counts()['stopped']} trials")
+        status: tracking.RunStatus = "FAILED"
         try:
-            _run(spec, settings, search, session, tracker, console)
-        except control.CancelledError:
-            search.close("cancelled", "KILLED")
-        except BaseException:
-            search.close("an error of the sweep itself", "FAILED")
-            raise
+            search = Search(spec, tracker.known(spec), studies)
+            if search.reused:
+                console.print(f"known already: {search.reused} trials")
+            with suppress(control.CancelledError), progress.shown(console) as show:
+                tune.fit(search, session, settings, tracker, show)
+            if not search.finished:  # as Ray Tune returns on Ctrl-C
+                search.close("interrupted", "KILLED")
+            status = search.status
         finally:
+            tune.disconnect()  # ends what still runs, before MLflow is told that it has ended
             studies.close()
-            tracker.end_sweep(session, search.status)
+            tracker.end_sweep(session, status)
 
     found = report.standings(search)
     for table in report.tables(found):
@@ -73,27 +75,47 @@ def sweep(path: Path) -> int:
     return 0 if len(found) == len(search.cells) and search.status == "FINISHED" else 1
 
 
-def _run(
-    spec: Spec, settings: Settings, search: "Search", session: "Session", tracker: "Tracker", console: Console
-) -> None:
-    """Run what there is left to run."""
-    from jobs import control, progress, tune
+def dry_run(path: Path) -> int:
+    """Print what the sweep of a file would run, and what it would cost.
 
-    if search.finished:
-        return
-    with tune.connected(spec), control.cancellable(), progress.shown(console) as show:  # Ray sets a handler, too
-        computed = tune.fit(search, session, settings, tracker, show)
-    console.print(f"score vectors computed: {computed}")
-    if not search.finished:  # Tune returns on Ctrl-C
-        search.close("interrupted", "KILLED")
+    Raises:
+        UserError: bad input.
+    """
+    from jobs import estimate
+
+    Console().print(estimate.dry_run(Spec.load(path)))
+    return 0
+
+
+def explain(path: Path | None) -> int:
+    """Print a sweep file with every key, its value and what it is; without a file, all defaults.
+
+    Raises:
+        UserError: bad input.
+    """
+    print(explained(Spec.load(path) if path else None), end="")
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code of the command: 1 for a sweep with cells that have no result, 2 for bad input, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m jobs", description="Run a sweep, here or as a Ray job.")
-    parser.add_argument("sweep", type=Path, help="sweep file, e.g. jobs/sweeps/demo.yaml")
+    parser.add_argument("sweep", type=Path, nargs="?", help="sweep file, e.g. jobs/sweeps/demo.yaml")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--dry-run", action="store_true", help="print cells, trials, score computations and hours only")
+    how.add_argument("--smoke", action="store_true", help="run the whole pipeline, tiny")
+    how.add_argument("--explain", action="store_true", help="print every key with its value and what it is")
+    how.add_argument("--schema", action="store_true", help="print the JSON schema of a sweep file")
+    given = parser.parse_args(arguments)
+    if given.sweep is None and not given.explain and not given.schema:
+        parser.error("name a sweep file, e.g. jobs/sweeps/demo.yaml")
     try:
-        return sweep(parser.parse_args(arguments).sweep)
+        if given.schema:
+            print(schema())
+            return 0
+        if given.explain:
+            return explain(given.sweep)
+        return dry_run(given.sweep) if given.dry_run else sweep(given.sweep, tiny=given.smoke)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -123,6 +123,23 @@ def _cells(spec: Spec) -> Iterator[Cell]:
             yield replace(paired, sparsity=sparsity, rounds=count, layout=layout)
 
 
+def confirmations(spec: Spec, winner: Trial) -> list[Trial]:
+    """The winner of a cell again, with fresh training seeds."""
+    return [replace(winner, kind="confirmation", training_seed=seed) for seed in range(1, spec.confirmations + 1)]
+
+
+def ablations(spec: Spec, winner: Trial) -> list[Trial]:
+    """What tells whether the places of the kept weights, or their initial values, made the winner of a cell good.
+
+    The dense network has no mask to ask that of.
+    """
+    seeds = range(1, max(1, spec.confirmations) + 1) if winner.cell.target else ()
+    return [
+        replace(winner, kind="ablation", ablation=ablation, training_seed=seed)
+        for ablation, seed in product(spec.ablations, seeds)
+    ]
+
+
 @dataclass(frozen=True)
 class ScoreTask:
     """One score vector: of the network that `seed`, added to the sweep's, initialises."""

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from jobs.feed import OnChange
 from jobs.limits import Limits
 from jobs.report import best_masks, standings
 from jobs.search import Search
-from jobs.tune import OnChange
 
 LINE_SECONDS = 5.0  # between two lines of a log
 LIVE_SECONDS = 0.5  # between two updates of a terminal

@@ -7,12 +7,12 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from jobs.identity import trial_key
 from jobs.known import Known, KnownTrials, Outcome, by_study, searched
-from jobs.plan import Cell, Trial, cells
+from jobs.plan import Cell, Trial, ablations, cells, confirmations
 from jobs.spec import Spec
 from jobs.studies import CellStudy, Studies
 
@@ -71,7 +71,8 @@ class CellSearch:
         self._asked = 0  # search trials
         self._searching = 0  # those of them that run, or wait for another try
         self._confirmed = self._closed = False
-        self._follow_ups = len(follow_ups(spec, Trial(cell, (), ())))
+        blank = Trial(cell, (), ())
+        self._follow_ups = len(confirmations(spec, blank) + ablations(spec, blank))
         for trial, one in earlier.items():
             self._asked += 1
             self._reuse(trial, one)
@@ -134,8 +135,9 @@ class CellSearch:
             Whether that is its end: a failed trial may be tried again.
         """
         proposal = self.running.pop(trial)
-        if outcome is not None and not math.isfinite(outcome["validation_accuracy"]):
-            outcome, failure = None, Failure(f"its validation accuracy is {outcome['validation_accuracy']}")
+        accuracy = outcome["validation_accuracy"] if outcome else 0.0
+        if not math.isfinite(accuracy):
+            outcome, failure = None, Failure(f"its validation accuracy is {accuracy}")
         if failure is not None and self._again(trial, failure):
             tries = self._tries[trial]
             wait = self._spec.failures.backoff_seconds * 2.0 ** max(0, tries - 1)
@@ -205,27 +207,16 @@ class CellSearch:
             self.outcomes[trial] = known.outcome
 
     def _confirm(self) -> None:
-        """Line up what the winner is confirmed by, once all search trials have ended."""
+        """Line up the confirmations and ablations of the winner, once all search trials have ended."""
         if self._confirmed or self._asked < self._budget or self._searching or self.winner is None:
             return
         self._confirmed = True
-        for trial in follow_ups(self._spec, self.winner):
+        for trial in confirmations(self._spec, self.winner) + ablations(self._spec, self.winner):
             known = self._known.get(trial_key(self._spec, trial))
             if known is None:
                 self._queue.append(trial)
             else:
                 self._reuse(trial, known)
-
-
-def follow_ups(spec: Spec, winner: Trial) -> list[Trial]:
-    """What runs once a cell's search trials have ended: confirmations, then as many of each ablation."""
-    seeds = range(1, spec.confirmations + 1)
-    confirmations = [replace(winner, kind="confirmation", training_seed=seed) for seed in seeds]
-    named = spec.ablations if winner.cell.target else ()
-    ablations = [
-        replace(winner, kind="ablation", training_seed=seed, ablation=name) for name in named for seed in seeds
-    ]
-    return confirmations + ablations
 
 
 class Search:
@@ -300,6 +291,11 @@ class Search:
             self.closed, self.status = reason, status
         for cell in self.cells.values():
             cell.close()
+
+    @property
+    def reused(self) -> int:
+        """Number of trials that had ended before."""
+        return sum(len(cell.reused) for cell in self.cells.values())
 
     @property
     def proposed(self) -> int:

@@ -156,7 +156,7 @@ class Search(Section):
 
     sampler: Literal["tpe", "gp", "cmaes", "random", "grid"] = Field(
         "tpe",
-        description="how Optuna proposes trials; cmaes tunes two or more values at once, and draws a single one at random",
+        description="how Optuna proposes trials; cmaes draws at random where there is a single value to tune",
     )
     trials: Count = Field(8, ge=1, description="distinct trials per cell, those of earlier sweeps included")
     objective: Annotated[
@@ -208,7 +208,7 @@ class Training(Section):
 
     epochs: Count = Field(20, ge=1, description="passes over the training samples")
     batch_size: Count = Field(128, ge=1, description="samples per step")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd (with Nesterov momentum) or adamw")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd has Nesterov momentum")
     learning_rate: Number = Field(0.1, gt=0, description="the highest of the schedule")
     momentum: Number = Field(0.9, ge=0, lt=1, description="of sgd")
     weight_decay: Number = Field(5e-4, ge=0, description="of all parameters; decoupled with adamw")
@@ -280,8 +280,8 @@ class Spec(Section):
     )
     ablations: Annotated[tuple[Literal["shuffle", "reinit"], ...], Distinct] = Field(
         (),
-        description="each cell's winner again, as often as it is confirmed, with its mask shuffled within each layer, "
-        "or with other initial weights",
+        description="shuffle: each cell's winner again with its mask shuffled within each layer; reinit: with other "
+        "initial weights; as often as it is confirmed, at least once",
     )
     seed: Count = Field(0, ge=0, lt=2**31, description="of initial weights, scored images and search")
     samples: Count | None = Field(
@@ -296,6 +296,19 @@ class Spec(Section):
         if self.stopping.scheduler != "none" and len(self.search.objective) > 1:
             raise ValueError(f"stopping.scheduler {self.stopping.scheduler} needs a single search.objective")
         return self
+
+    def find(self) -> None:
+        """Import the models and data sets that are named by import path.
+
+        Raises:
+            UserError: names what cannot be imported, or does not take its options.
+        """
+        for index, workload in enumerate(self.workloads):
+            for reference in (workload.model, workload.data):
+                try:
+                    reference.find()
+                except UserError as error:
+                    raise UserError(f"workloads[{index}]: {error}") from error
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from queue import SimpleQueue
 from threading import Thread
+from typing import Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
@@ -29,6 +30,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 STEP = 0.01  # of alpha and weights: a finer step changes a mask less than another seed does, and names stay short
 MAXIMISED = {"validation_accuracy"}
 TRIAL = "cops.trial"  # attribute of an Optuna trial: our trial's content key
+Direction = Literal["maximize", "minimize"]
 Keep = Callable[[FrozenTrial], None]
 
 
@@ -53,7 +55,7 @@ class Studies:
         self._writer = Thread(target=self._write, name="studies", daemon=True)
         self._writer.start()
 
-    def load(self, name: str, directions: list[str]) -> list[FrozenTrial]:
+    def load(self, name: str, directions: list[Direction]) -> list[FrozenTrial]:
         """All trials of a study, which is created if there is none."""
         self._studies[name] = optuna.create_study(
             study_name=name, storage=self._storage, directions=directions, load_if_exists=True
@@ -91,7 +93,7 @@ class CellStudy:
     ) -> None:
         self._spec, self._cell = spec, cell
         self._objective = spec.search.objective if cell.tunable else ("validation_accuracy",)
-        directions = ["maximize" if name in MAXIMISED else "minimize" for name in self._objective]
+        directions: list[Direction] = ["maximize" if name in MAXIMISED else "minimize" for name in self._objective]
         self._space: dict[str, BaseDistribution] = {
             name: FloatDistribution(0, 1, step=STEP)
             for name in (*map(_level, cell.controls), *map(_stick, cell.target[:-1]))

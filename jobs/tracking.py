@@ -284,7 +284,7 @@ def _save_mask(where: str, mask: Mask, layer_density: dict[str, float]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         mask.save(Path(folder, MASK_FILE))
         Path(folder, "layers.json").write_text(json.dumps({"layer_density": layer_density}))
-        store.log_artifacts(folder)
+        store.log_artifacts(folder)  # type: ignore[no-untyped-call]
 
 
 def _params(spec: Spec, trial: Trial) -> list[Param]:

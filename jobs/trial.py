@@ -64,7 +64,7 @@ def compute_score(spec: Spec, task: ScoreTask, data: Dataset | None = None) -> S
     try:
         scores = score(task.score, network, scored(spec, dataset, seed), **_options(seed).get(task.score, {}))
     except ScoreError as error:
-        raise ScoreError(f"{task.model} on {task.data}: {error}") from error
+        raise ScoreError(f"{error} ({task.model} on {task.data})") from error
     return {parameter: values.cpu() for parameter, values in scores.items()}
 
 

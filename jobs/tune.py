@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,10 @@ from cops.scores import Scores
 from jobs.data import Dataset
 from jobs.errors import UserError
 from jobs.identity import key, score_settings, trial_key
-from jobs.known import Outcome
 from jobs.limits import Limits
 from jobs.plan import ScoreTask, Trial, score_tasks
 from jobs.scorestore import ScoreStore
-from jobs.search import Failure, Search
+from jobs.search import Search
 from jobs.settings import Settings
 from jobs.spec import Spec
 
@@ -38,16 +37,13 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from jobs.control import Watch
+from jobs.feed import Feed, OnChange
 from jobs.tracking import Session, Tracker
 from jobs.trial import Epoch, Result, compute_score, run
-from jobs.worker import Event, Worker
+from jobs.worker import Worker
 from jobs.workloads import load_data
 
 logging.getLogger("ray").setLevel(logging.ERROR)  # Tune warns that its own result files, which we disable, are missing
-
-BATCH_SECONDS = 1.0  # how long the trials of a batch take together, where each takes less
-LARGEST = 64  # trials of a batch
-OnChange = Callable[[Search, Limits], None]
 
 
 @contextmanager
@@ -75,6 +71,11 @@ def connected(spec: Spec) -> Iterator[None]:
         ray.shutdown()
 
 
+def disconnect() -> None:
+    """Leave the cluster at once, which ends all that this process runs on it."""
+    ray.shutdown()
+
+
 def fit(
     search: Search,
     session: Session,
@@ -96,14 +97,16 @@ def fit(
     Returns:
         How many score vectors had to be computed; the others were in the store.
     """
+    if search.finished:
+        return 0
     spec = search.spec
     tasks, data = _needed(search)
     resources = {"num_cpus": spec.resources.cpu, "num_gpus": spec.resources.gpu}
-    datasets = {name: _load.options(**resources).remote(name) for name in data}
-    scores = {
+    datasets = {name: _load.options(num_cpus=spec.resources.cpu).remote(name) for name in data}
+    scores: dict[ScoreTask, Any] = {
         task: _score.options(**resources).remote(spec, task, settings.store_url, datasets[task.data]) for task in tasks
     }
-    feed = _Feed(search, session, tracker, Limits(spec, session.spent, slots(spec)), on_change)
+    feed = Feed(search, session, tracker, Limits(spec, session.spent, slots(spec)), on_change)
     watch = Watch(feed.limits, search, session, tracker)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots(spec))  # one at a time is Tune's default with a searcher
     trainable = tune.with_parameters(
@@ -191,94 +194,10 @@ class SweepTrial(tune.Trainable):
         return self._datasets[name]
 
 
-class _Feed:
-    """Between the search and Tune, whose trials are batches of ours."""
-
-    def __init__(self, search: Search, session: Session, tracker: Tracker, limits: Limits, on_change: OnChange) -> None:
-        self.search, self.limits = search, limits
-        self._session, self._tracker = session, tracker
-        self._on_change = on_change
-        self._batches: dict[str, dict[int, Trial]] = {}  # what is not over yet, by Tune's id and index
-        self._preempted: set[str] = set()
-
-    def next(self, batch_id: str) -> list[Trial]:
-        """The next batch; empty if all is finished or waits."""
-        batch: list[Trial] = []
-        size = self._size()
-        while len(batch) < size:
-            self.limits.apply(self.search)
-            trial = self.search.ask()
-            if trial is None:
-                break
-            batch.append(trial)
-        if batch:
-            self._batches[batch_id] = dict(enumerate(batch))
-            self._on_change(self.search, self.limits)
-        return batch
-
-    def take(self, batch_id: str, events: Sequence[Event]) -> bool:
-        """Take note of what happened to a batch; whether its trial should stop, which then is over."""
-        batch = self._batches[batch_id]
-        ended = {event["index"] for event in events if "epoch" not in event}
-        for event in events:
-            trial = batch.get(event["index"])
-            if trial is None:  # Tune tells the last events of a stopped trial again
-                continue
-            if "epoch" in event:
-                if self.search.report(trial, event["epoch"], event["value"]) and event["index"] not in ended:
-                    self._tracker.stop_trial(self.search.spec, trial, event["run"], event["epoch"])
-                    self._end(batch, event, None, None)
-                    return True
-                continue
-            failure = None
-            if "failure" in event:
-                failure = Failure(event["failure"], "final" if event["lasting"] else "passing")
-            self._end(batch, event, event.get("outcome"), failure)
-        return False
-
-    def over(self, batch_id: str, *, lost: bool) -> None:
-        """A batch has ended. What a lost worker left undone is looked up, and tried again if it did not finish."""
-        batch = self._batches.pop(batch_id)
-        if not lost:
-            return
-        found = {trial: self._tracker.look_up(self._session, self._key(trial)) for trial in batch.values()}
-        nobody = not any(started for _, started in found.values())
-        for trial, (known, started) in found.items():
-            if known is not None:
-                self.search.tell(trial, known.outcome)
-            elif batch_id in self._preempted or not (started or nobody):
-                self.search.tell(trial, None, Failure("its worker was preempted", "preempted"))
-            else:
-                self.search.tell(trial, None, Failure("its worker was lost, more often than retried", "lost"))
-        self._on_change(self.search, self.limits)
-
-    def preempted(self, batch_id: str) -> None:
-        """The worker of a batch that is about to be over was lost with its node, as announced."""
-        self._preempted.add(batch_id)
-
-    def _end(self, batch: dict[int, Trial], event: Event, outcome: Outcome | None, failure: Failure | None) -> None:
-        self.search.tell(batch.pop(event["index"]), outcome, failure)
-        if "seconds" in event:
-            self.limits.ended(event["seconds"])
-        self._on_change(self.search, self.limits)
-
-    def _key(self, trial: Trial) -> str:
-        return trial_key(self.search.spec, trial)
-
-    def _size(self) -> int:
-        """Batches last about a second, but leave enough for the other workers, and results for the search to learn."""
-        seconds = self.limits.trial_seconds
-        if seconds is None or self.search.spec.stopping.scheduler != "none":
-            return 1
-        waiting = self.search.counts()["waiting"]
-        fair = -(-waiting // (2 * self.limits.workers))
-        return max(1, min(LARGEST, int(BATCH_SECONDS / max(seconds, 1e-3)), fair, 8 * len(self.search.cells)))
-
-
 class _Searcher(Searcher):
     """Hands batches to Tune, and its trials' ends back."""
 
-    def __init__(self, feed: _Feed) -> None:
+    def __init__(self, feed: Feed) -> None:
         super().__init__()
         self._feed = feed
 
@@ -307,8 +226,8 @@ class _Searcher(Searcher):
 class _Scheduler(FIFOScheduler):
     """Passes on what a batch reports while it runs, and Tune's word on why a worker was lost."""
 
-    def __init__(self, feed: _Feed) -> None:
-        super().__init__()
+    def __init__(self, feed: Feed) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self._feed = feed
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -325,6 +244,7 @@ class _Scheduler(FIFOScheduler):
 
 @ray.remote
 def _load(name: str) -> dict[str, Any]:
+    """A data set as arrays, decoded once; every process of a node reads the same memory."""
     return load_data(name).to_arrays()
 
 
