@@ -51,7 +51,8 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
             if search.reused:
                 console.print(f"known already: {search.reused} trials")
             with suppress(control.CancelledError), progress.shown(console) as show:
-                tune.fit(search, session, settings, tracker, show)
+                computed = tune.fit(search, session, settings, tracker, show)
+                console.print(f"score vectors computed: {computed}")
             if not search.finished:  # as Ray Tune returns on Ctrl-C
                 search.close("interrupted", "KILLED")
             status = search.status

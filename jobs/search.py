@@ -103,7 +103,7 @@ class CellSearch:
     @property
     def planned(self) -> int:
         """Number of trials that this cell takes in all, as far as is known."""
-        if self.finished:
+        if self.finished and not self._closed:
             return self.ended
         waiting = len(self._queue) if self._confirmed else self._follow_ups
         return self.ended + len(self.running) + len(self._later) + waiting + max(0, self._budget - self._asked)
