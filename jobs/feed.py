@@ -55,9 +55,7 @@ class Feed:
                     self._end(batch, event, None, None)
                     return True
                 continue
-            failure = None
-            if "failure" in event:
-                failure = Failure(event["failure"], "final" if event["lasting"] else "passing")
+            failure = Failure(event["failure"], event["kind"]) if "failure" in event else None
             self._end(batch, event, event.get("outcome"), failure)
         return False
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from jobs.identity import study_key, trial_key
 from jobs.plan import Cell, Trial
 from jobs.spec import Spec
 
+FailureKind = Literal["final", "passing", "infeasible", "lost", "preempted"]
 Outcome = Mapping[str, float]  # metrics of a finished trial; holds `validation_accuracy`
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from jobs.identity import trial_key
-from jobs.known import Known, KnownTrials, Outcome, by_study, searched
+from jobs.known import FailureKind, Known, KnownTrials, Outcome, by_study, searched
 from jobs.plan import Cell, Trial, ablations, cells, confirmations
 from jobs.spec import Spec
 from jobs.studies import CellStudy, Studies
@@ -29,11 +29,12 @@ ENOUGH = 10  # trials that must have ended before a failure rate says anything
 class Failure:
     """Why a trial failed, and whether another try may help.
 
-    A worker that is `lost` may come back; one whose node was `preempted` was not the trial's fault.
+    A `passing` error may not come again, and a `lost` worker may not be lost again; what was `preempted` was not the
+    trial's fault. An `infeasible` trial asks for levels that no mask reaches together: nothing is wrong with the sweep.
     """
 
     reason: str
-    kind: Literal["final", "passing", "lost", "preempted"] = "final"
+    kind: FailureKind = "final"
 
 
 class CellSearch:
@@ -197,7 +198,7 @@ class CellSearch:
         if failure.kind == "preempted":
             return True
         self._tries[trial] += 1
-        return failure.kind != "final" and self._tries[trial] <= self._spec.failures.retries
+        return failure.kind in ("passing", "lost") and self._tries[trial] <= self._spec.failures.retries
 
     def _reuse(self, trial: Trial, known: Known) -> None:
         self.reused.add(trial)
@@ -267,7 +268,7 @@ class Search:
         over = self.cells[trial.cell].tell(trial, outcome, failure)
         if over:
             self._ran += 1
-            self._failed += failure is not None
+            self._failed += failure is not None and failure.kind != "infeasible"
             if self._ran >= ENOUGH and self._failed > self.spec.failures.limit * self._ran:
                 self.close(
                     f"{self._failed} of {self._ran} trials failed, more than failures.limit = "

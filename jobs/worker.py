@@ -5,7 +5,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+from cops import InfeasibleError
 from jobs.errors import UserError
+from jobs.known import FailureKind
 from jobs.plan import Trial
 from jobs.spec import Spec
 from jobs.tracking import Session, SupersededError, Tracker, TrialRun
@@ -23,7 +25,7 @@ class Worker:
     """Runs batches of trials, a step at a time, and says what happened.
 
     An event holds the trial's `index` and one of: `epoch`, `value` and `run`, where epochs decide about stopping;
-    `outcome`, the metrics of its end; `failure`, a line, and whether it is `lasting`. The latter two hold `seconds`.
+    `outcome`, the metrics of its end; `failure`, a line, and its `kind`. The latter two hold `seconds`.
 
     Args:
         runner: runs a trial, as `jobs.trial.run` does; closed when the trial is stopped early.
@@ -96,8 +98,13 @@ class Worker:
         cause = cause if isinstance(cause, Exception) else error
         reason = f"{type(cause).__name__}: {cause}"
         self._tracker.fail_trial(now.run.id, reason)
-        lasting = isinstance(cause, (*LASTING, UserError))
-        return {"index": now.index, "failure": reason, "lasting": lasting, "seconds": now.seconds}
+        return {"index": now.index, "failure": reason, "kind": _kind(cause), "seconds": now.seconds}
+
+
+def _kind(error: Exception) -> FailureKind:
+    if isinstance(error, InfeasibleError):
+        return "infeasible"
+    return "final" if isinstance(error, (*LASTING, UserError)) else "passing"
 
 
 class _Running:
