@@ -74,11 +74,10 @@ def confidence(scores: Tensor, y: list[float], reference: Tensor) -> Box:
     sums -= torch.tensor([[total(row) / n] for row in sums], dtype=sums.dtype, device=sums.device)
     variance = _products(sums)
     distance = pi.abs()
-    ranked = distance.sort().values
     count = len(rows) - 1
     covariance = torch.zeros(count + 1, count + 1, dtype=torch.float64)
     size = min(n, WINDOW)
-    while (bandwidth := float(ranked[size - 1])) > 0.0:
+    while (bandwidth := float(distance.kthvalue(size).values)) > 0.0:
         near = rows[:, distance <= bandwidth]
         scale = near.abs().amax(1).clamp(min=1e-300).cpu()
         density = _products(near / scale.to(near.device)[:, None]) / (2.0 * bandwidth)
@@ -101,4 +100,6 @@ def confidence(scores: Tensor, y: list[float], reference: Tensor) -> Box:
 
 def _products(rows: Tensor) -> Tensor:
     """Gram matrix (J, J) of `rows` (J, n), the same on any number of threads, unlike a matrix product."""
-    return torch.tensor([[total(a * b) for b in rows] for a in rows], dtype=torch.float64)
+    sums = [[total(a * b) for b in rows[: i + 1]] for i, a in enumerate(rows)]
+    every = range(len(rows))
+    return torch.tensor([[sums[max(i, j)][min(i, j)] for j in every] for i in every], dtype=torch.float64)

@@ -114,9 +114,7 @@ def _certified(scores: list[Tensor], levels: list[float], final: Rest, chosen: T
     The gap is summed from its parts, none of them negative: what each entry on the wrong side of the
     threshold costs, and what each slack constraint costs. A difference of large sums would be noise.
     """
-    mask = torch.zeros_like(scores[0], dtype=torch.bool)
-    for places in (*final.kept, final.places(chosen.nonzero().squeeze(1))):
-        mask[places] = True
+    mask = final.mask(chosen)
     room = final.keep - int(chosen.sum())
     pi = combined(final.scores, y) - y[-1]
     gap = total(torch.where(chosen, -pi, pi).clamp(min=0.0)) + y[-1] * room

@@ -61,9 +61,11 @@ class Sample:
     def __init__(self, rest: Rest) -> None:
         self.rest = rest
         size = max(DIRECT // 2, min(LARGEST_SAMPLE, len(rest) // 16))
-        places = torch.randint(len(rest), (size,), generator=torch.Generator().manual_seed(len(rest)))
+        jitter = torch.rand(size, generator=torch.Generator().manual_seed(len(rest)), dtype=torch.float64)
+        # One entry from each of `size` stretches: layers, whose scales differ, are met in proportion.
+        places = ((torch.arange(size) + jitter) * (len(rest) / size)).long().clamp(max=len(rest) - 1)
         places = places.to(rest.scores[0].device)
-        self.scores = torch.stack([score[places] for score in rest.scores]).double()
+        self.scores = torch.stack([score.index_select(0, places) for score in rest.scores]).double()
         self.share = size / len(rest)
         self.wanted = [*rest.levels, float(rest.keep)]
         self.mask = torch.zeros(size, dtype=torch.bool, device=places.device)
