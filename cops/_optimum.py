@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cops._box import Box
 from cops._rest import CHUNK, Rest, combined
 from cops._search import search
 from cops._select import largest
@@ -62,6 +63,16 @@ def optimum(scores: list[Tensor], keep: int, levels: list[float]) -> Optimum:
         _raise(scores, best.y, k, edge)
     # Summed like `kappa` was: at its best a control must not seem short by the order of additions.
     return replace(best, controls=[kept(score, best.mask) for score in scores[1:]])
+
+
+def aimed(scores: list[Tensor], rest: Rest, box: Box, levels: list[float]) -> Optimum | None:
+    """Optimum for `levels` from the `rest` that `box` leaves of levels 0; None where that is not certain."""
+    try:
+        final, vertex = search(rest.aim(levels), last_resort=False)
+    except UnreachableError:
+        return None
+    y = vertex.y.tolist()
+    return None if y not in box or _at_corner(final) else _certified(scores, levels, final, final.binary(vertex), y)
 
 
 def _at_corner(final: Rest) -> bool:
@@ -129,11 +140,11 @@ def _certified(scores: list[Tensor], levels: list[float], final: Rest, chosen: T
 
 
 def _fill(scores: list[Tensor], mask: Tensor, y: list[float], room: int) -> None:
-    """Keep entries whose combined score is exactly zero while there is room, if they lower no control."""
+    """Keep entries whose combined score is exactly zero while there is room, if they lower no sum, target included."""
     for start in range(0, len(mask), CHUNK):
         chunk = [score[start : start + CHUNK] for score in scores]
         free = (combined(chunk, y) == 0.0) & ~mask[start : start + CHUNK]
-        for score in chunk[1:]:
+        for score in chunk:
             free &= score >= 0.0
         places = free.nonzero().squeeze(1)[:room]
         mask[places + start] = True

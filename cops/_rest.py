@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,8 +38,9 @@ class Sums:
     @classmethod
     def joined(cls, parts: Sequence["Sums"]) -> "Sums":
         """Sums of all `parts` together."""
-        values, sizes = zip(*((part.values, part.sizes) for part in parts), strict=True)
-        return cls(sum(part.count for part in parts), *([math.fsum(row) for row in zip(*x)] for x in (values, sizes)))
+        values = [math.fsum(row) for row in zip(*(part.values for part in parts), strict=True)]
+        sizes = [math.fsum(row) for row in zip(*(part.sizes for part in parts), strict=True)]
+        return cls(sum(part.count for part in parts), values, sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,25 @@ class Rest:
         """Mask (d,) of the whole for a decision `chosen` (r,) about the undecided entries."""
         (_, first), *later = (*self.decided, (self.index, chosen))
         mask = first.clone()
-        for places, kept_there in later:
-            mask[places] = kept_there
+        for index, inside in later:
+            mask[index] = inside
         return mask
+
+    def aim(self, levels: list[float]) -> "Rest":
+        """Return the problem with `levels` of the whole added to those it has."""
+        aimed = [have + level for have, level in zip(self.levels, levels, strict=True)]
+        hair = [h + 8 * EPS * abs(level) for h, level in zip(self.hair, levels, strict=True)]
+        return replace(self, levels=aimed, hair=hair)
+
+    def flat(self) -> "Rest":
+        """Write all that is decided into its first mask, which the problems that led here then share.
+
+        It stays right for each of them: what they decide anew, they write to all their undecided entries.
+        """
+        (_, mask), *later = self.decided
+        for index, inside in later:
+            mask[index] = inside
+        return replace(self, decided=((None, mask),))
 
     def decide(self, inside: Tensor, sums: Sums, still: Tensor, columns: list[Tensor]) -> "Rest":
         """Keep the entries `inside` (r,), of given sums; leave those at `still` (n,), of given scores, undecided."""
@@ -177,8 +194,8 @@ class Rest:
         """Optimal vertex of the relaxation, for other `levels` if given."""
         scores = torch.stack([score.double() for score in self.scores])
         rows = torch.cat([scores[1:], scores.new_full((1, len(self)), -1.0)])
-        rhs = scores.new_tensor([*(self.levels if levels is None else levels), -self.keep])
-        vertex = simplex(scores[0], rows, rhs, torch.ones_like(scores[0]), scores.new_tensor([*self.hair, 0.0]))
+        rhs = [*(self.levels if levels is None else levels), -float(self.keep)]
+        vertex = simplex(scores[0], rows, rhs, [*self.hair, 0.0])
         if 0 < self.keep <= len(self):
             vertex.y[-1] = threshold(scores[0] + (scores[1:] * vertex.y[:-1, None]).sum(0), self.keep)
         return vertex
