@@ -40,9 +40,12 @@ def search(rest: Rest, last_resort: bool = True, reach: Reach | None = None) -> 
     for attempt in range(ATTEMPTS):
         box = sample.guess()
         smaller = rest.settle(box)
+        # Ties cannot be told apart by any box: then all that is undecided is solved at once.
+        tied = 2 * len(smaller) > len(rest)
+        if sample.lost and not tied:
+            sample.refer(box, smaller)
+            continue
         try:
-            # Ties cannot be told apart by any box: then all that is undecided is solved at once.
-            tied = 2 * len(smaller) > len(rest)
             final, vertex = (smaller, smaller.vertex()) if tied else search(smaller)
         except UnreachableError:
             if attempt and not last_resort:
@@ -83,6 +86,7 @@ class Sample:
         self.keep = self._whole(self.share * rest.keep)
         self.mask = torch.zeros(size, dtype=torch.bool, device=places.device)
         self.known: list[float] | None = None
+        self.lost = False  # whether the last guess is a point, worth a pass only for the sums there
 
     def refer(self, box: Box, smaller: Rest) -> None:
         """Take the centre of `box` as the reference: `smaller` is what the box leaves of the whole."""
@@ -143,8 +147,8 @@ class Sample:
         y = vertex.y.tolist()
         box = confidence(self.scores, y, self.mask)
         lower, upper = margins(self.scores, box)
-        loose = int(((lower <= 0.0) & (upper >= 0.0)).sum()) > LOOSE * self.scores.shape[1]
-        return Box.at(y) if loose else box
+        self.lost = int(((lower <= 0.0) & (upper >= 0.0)).sum()) > LOOSE * self.scores.shape[1]
+        return Box.at(y) if self.lost else box
 
     def _whole(self, keep: float) -> int:
         return max(0, min(round(keep), self.scores.shape[1]))

@@ -1,5 +1,6 @@
 """Many masks of the same scores: a grid of relative levels and sizes (arXiv 2107.12673)."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,10 @@ from cops._search import DIRECT, Reach, Sample
 from cops._simplex import UnreachableError
 from cops._sums import kept
 from cops._threads import one_thread_each
-from cops.lp import Solution, certificate, solve
+from cops.lp import InfeasibleError, Solution, certificate, solve
 
 SMALL = 16 * DIRECT  # undecided entries that are not worth another pass
+WORTH = 4  # alphas between the first and the last that make sharing worthwhile
 HALF = 0.5 + 4.0 * EDGE  # half size of a hull, in distances between its ends: both are trusted
 
 
@@ -52,11 +54,10 @@ def path(
         try:
             with one_thread_each():
                 row = _Row.of(scores, keep)
-                shared = row.shared(min(alphas), max(alphas)) if len(alphas) > 2 else None
         except OverflowedError:
             check_finite(target, controls)
             raise ValueError("the scores' sums overflow float64: divide each score by its l1 norm") from None
-        for alpha, solution in row.between(shared, sorted(alphas)):
+        for alpha, solution in row.solutions(sorted(alphas)):
             yield keep, alpha, solution
 
 
@@ -103,22 +104,38 @@ class _Row:
     def levels(self, alpha: float) -> list[float]:
         return [(1.0 - alpha) * low + alpha * high for low, high in self.reach]
 
-    def shared(self, first: float, last: float) -> _Shared | None:
-        """What is undecided between two alphas, by the guesses of a sample; None if there is nothing to gain."""
-        if len(self.scores) == 1 or len(self.scores[0]) <= SMALL or self.keep == 0:
-            return None
+    def alone(self, alpha: float) -> Solution:
+        return solve(self.scores[0], self.scores[1:], self.keep, self.levels(alpha))
+
+    def solutions(self, alphas: Sequence[float]) -> Iterator[tuple[float, Solution]]:
+        """Solve for ascending alphas."""
+        inner = [alpha for alpha in alphas if 0.0 < alpha < 1.0]  # at 0 and 1 multipliers say nothing of the others
+        shared = None
+        if len(self.scores) > 1 and len(self.scores[0]) > SMALL and self.keep and len(inner) > WORTH:
+            with contextlib.suppress(InfeasibleError):
+                first, last = self.alone(inner[0]), self.alone(inner[-1])
+                shared = self.shared(_point(first), _point(last), (inner[0] + inner[-1]) / 2.0)
+        if shared is None:
+            yield from ((alpha, self.alone(alpha)) for alpha in alphas)
+            return
+        yield from ((alpha, self.alone(alpha)) for alpha in alphas if alpha == 0.0)
+        yield inner[0], first
+        yield from self.between(shared, inner[1:-1])
+        yield inner[-1], last
+        yield from ((alpha, self.alone(alpha)) for alpha in alphas if alpha == 1.0)
+
+    def shared(self, low: list[float], high: list[float], middle: float) -> _Shared | None:
+        """What is undecided from `low` to `high`, by a sample's guess for the alpha in the `middle`."""
         whole = Rest.whole(self.scores, self.keep, [0.0] * len(self.reach))
-        try:
-            low, middle, high = (
-                Sample(whole.aim(self.levels(alpha)), self.reach).guess() for alpha in (first, (first + last) / 2, last)
-            )
-        except UnreachableError:
-            return None
-        ends = _end(low, -1.0), _end(high, 1.0)
-        bend = [2.0 * off for off in _bend(*ends, [*middle.weights, middle.tau])]
-        bend[-1] += max(low.width, middle.width, high.width)
-        hull = _hull(*ends, bend)
-        return _Shared(whole.settle(hull), hull, *ends, bend, None)
+        with one_thread_each():
+            try:
+                guess = Sample(whole.aim(self.levels(middle)), self.reach).guess()
+            except UnreachableError:
+                return None
+            bend = [2.0 * off for off in _bend(low, high, [*guess.weights, guess.tau])]
+            bend[-1] += guess.width
+            hull = _hull(low, high, bend)
+            return _Shared(whole.settle(hull), hull, low, high, bend, None)
 
     def between(self, shared: _Shared | None, alphas: Sequence[float]) -> Iterator[tuple[float, Solution]]:
         """Solve for ascending alphas: the middle one first, then those on each side of it."""
@@ -130,9 +147,9 @@ class _Row:
         left = right = None
         with one_thread_each():
             found = shared and shared.solve(self.scores, levels)
-        solution = certificate(found, levels) if found else solve(self.scores[0], self.scores[1:], self.keep, levels)
+        solution = certificate(found, levels) if found else self.alone(alpha)
         if shared and len(alphas) > 1:
-            y = [*solution.multipliers, solution.threshold]
+            y = _point(solution)
             bend = [off / 2.0 for off in _bend(shared.low, shared.high, y)]
             with one_thread_each():
                 left = shared.part(shared.low, y, bend) if before else None
@@ -144,12 +161,8 @@ class _Row:
         yield from self.between(right, after)
 
 
-def _end(box: Box, side: float) -> list[float]:
-    """Dual point at the lower or upper end of all multipliers in `box`."""
-    # A sample that knows a high multiplier too badly for a box gives a point.
-    weights = [max(0.0, w + side * max(h, w / 8)) for w, h in zip(box.weights, box.half, strict=True)]
-    along = sum(s * (end - w) for s, end, w in zip(box.slope, weights, box.weights, strict=True))
-    return [*weights, box.tau + along]
+def _point(solution: Solution) -> list[float]:
+    return [*solution.multipliers, solution.threshold]
 
 
 def _slope(low: list[float], high: list[float]) -> list[float]:

@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 
@@ -21,6 +23,31 @@ def test_a_path_gives_what_solve_gives(kind: str, count: int) -> None:
         assert solution.multipliers == pytest.approx(alone.multipliers, rel=1e-6, abs=1e-12)
         if kind == "plain":
             assert torch.equal(solution.mask, alone.mask)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [1, 2])
+def test_passes_that_are_shared_change_nothing(kind: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("cops.path")  # the package's name `path` is the function
+    monkeypatch.setattr(module, "SMALL", 5_000)
+    shared = []
+    solver = module.aimed
+    monkeypatch.setattr(module, "aimed", lambda *given: shared.append(solver(*given)) or shared[-1])
+    scores = random_scores(kind, count + 1, 60_000, 1)
+    top = 1.0 if count == 1 else 0.3
+    alphas = [top * i / 12 for i in range(13)]
+    results = list(path(scores[0], scores[1:], [3000], alphas))
+    assert [alpha for _, alpha, _ in results] == alphas
+    for keep, alpha, solution in results:
+        alone = solve(scores[0], scores[1:], keep, relative_kappa([alpha] * count, scores[0], scores[1:], keep))
+        assert solution.bound == pytest.approx(alone.bound, rel=1e-9, abs=1e-12)
+        assert solution.objective == pytest.approx(alone.objective, rel=1e-3)
+        assert int(solution.mask.sum()) <= keep
+        assert solution.slack == pytest.approx(alone.slack, abs=1e-9)
+        if kind == "plain":
+            assert torch.equal(solution.mask, alone.mask)
+    if kind in {"plain", "wide"}:
+        assert sum(found is not None for found in shared) >= 8  # of the eleven between the ends
 
 
 def test_a_path_without_controls_or_weights() -> None:
