@@ -3,6 +3,9 @@ import importlib
 import pytest
 import torch
 
+from cops._box import Box
+from cops._optimum import aimed
+from cops._rest import Rest
 from cops.levels import relative_kappa
 from cops.lp import solve
 from cops.path import path
@@ -48,6 +51,21 @@ def test_passes_that_are_shared_change_nothing(kind: str, count: int, monkeypatc
             assert torch.equal(solution.mask, alone.mask)
     if kind in {"plain", "wide"}:
         assert sum(found is not None for found in shared) >= 8  # of the eleven between the ends
+
+
+def test_an_optimum_outside_of_the_shared_box_is_not_believed() -> None:
+    scores = random_scores("plain", 2, 60_000, 2)
+    levels = relative_kappa([0.4], scores[0], scores[1:], 3000)
+    right = solve(scores[0], scores[1:], 3000, levels)
+    refused = []
+    for shift in [i / 100 for i in range(-10, 11)]:
+        y = [value * (1 + shift) for value in (*right.multipliers, right.threshold)]
+        box = Box(y[:1], y[1], [0.04 * y[0]], [0.0], 0.04 * y[1])
+        rest = Rest.whole(scores, 3000, [0.0]).settle(box)
+        found = aimed(scores, rest, box, levels)
+        refused.append(found is None)
+        assert found is None or torch.equal(found.mask, right.mask)
+    assert refused == [not abs(shift) < 0.039 for shift in [i / 100 for i in range(-10, 11)]]
 
 
 def test_a_path_without_controls_or_weights() -> None:
