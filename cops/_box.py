@@ -1,7 +1,7 @@
 """Where the optimal dual point probably lies: a box around the optimum of a random sample."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,8 +10,9 @@ from cops._sums import total
 
 WINDOW = 64  # least number of entries that a density is estimated from
 DEVIATIONS = 3.5  # half size of a box, in standard deviations of the sample's optimum
-TRUSTED = 0.75  # share of a box in which an optimum counts as found: the margin absorbs float32 rounding
+UNSEEN = 3.0  # entries that a sample may well miss although the whole has them: the rule of three
 RELATIVE = 2.0**-14  # least half size, relative to the point: far above float32 rounding, far below the noise
+EDGE = 2.0**-15  # relative distance from its edge at which a box is trusted: it absorbs float32 rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +39,24 @@ class Box:
     def __contains__(self, y: list[float]) -> bool:
         """Whether the dual point `[lambda_1 .. lambda_K, tau]` lies well inside."""
         steps, rest = self._distance(y)
-        inside = all(step <= TRUSTED * half for step, half in zip(steps, self.half, strict=True))
-        return inside and rest <= TRUSTED * self.width
+        edges = [half - EDGE * (half + weight) for half, weight in zip(self.half, self.weights, strict=True)]
+        inside = all(step <= edge for step, edge in zip(steps, edges, strict=True))
+        return inside and rest <= self.width - EDGE * (self.width + self._size())
 
     def at_least(self) -> "Box":
         """Return the box, no smaller than rounding allows."""
         half = [max(h, RELATIVE * weight) for h, weight in zip(self.half, self.weights, strict=True)]
-        reach = sum((w + h) * abs(s) for w, h, s in zip(self.weights, half, self.slope, strict=True))
-        return Box(self.weights, self.tau, half, self.slope, max(self.width, RELATIVE * (self.tau + reach)))
+        box = Box(self.weights, self.tau, half, self.slope, self.width)
+        return replace(box, width=max(self.width, RELATIVE * box._size()))
 
     def fits_float32(self) -> bool:
         """Whether float32 represents the box without overflow or loss to underflow."""
         values = [*self.weights, self.tau, *self.half, *self.slope, self.width]
         return all(value == 0.0 or 1e-30 < abs(value) < 1e30 for value in values)
+
+    def _size(self) -> float:
+        """Largest threshold that the box can mean."""
+        return self.tau + sum((w + h) * abs(s) for w, h, s in zip(self.weights, self.half, self.slope, strict=True))
 
     def _distance(self, y: list[float]) -> tuple[list[float], float]:
         steps = [value - weight for value, weight in zip(y, self.weights, strict=False)]
@@ -74,16 +80,16 @@ def confidence(scores: Tensor, y: list[float], reference: Tensor) -> Box:
     sums -= torch.tensor([[total(row) / n] for row in sums], dtype=sums.dtype, device=sums.device)
     variance = _products(sums)
     distance = pi.abs()
-    ranked = distance.sort().values
     count = len(rows) - 1
     covariance = torch.zeros(count + 1, count + 1, dtype=torch.float64)
     size = min(n, WINDOW)
-    while (bandwidth := float(ranked[size - 1])) > 0.0:
+    while (bandwidth := float(distance.kthvalue(size).values)) > 0.0:
         near = rows[:, distance <= bandwidth]
         scale = near.abs().amax(1).clamp(min=1e-300).cpu()
-        density = _products(near / scale.to(near.device)[:, None]) / (2.0 * bandwidth)
-        inverse = torch.linalg.pinv(density, rtol=1e-9) / (scale[:, None] * scale)
-        covariance = inverse @ variance @ inverse
+        gram = _products(near / scale.to(near.device)[:, None])
+        inverse = torch.linalg.pinv(gram / (2.0 * bandwidth), rtol=1e-9) / (scale[:, None] * scale)
+        unseen = gram * (scale[:, None] * scale) * (UNSEEN / near.shape[1])
+        covariance = inverse @ (variance + unseen) @ inverse
         # The window must be as wide as the error it predicts, and no wider: densities have peaks.
         spread = (near * (covariance.to(near.device) @ near)).sum(0).clamp(min=0.0).sqrt().median()
         if float(spread) <= bandwidth or 2 * size > n:
@@ -101,4 +107,6 @@ def confidence(scores: Tensor, y: list[float], reference: Tensor) -> Box:
 
 def _products(rows: Tensor) -> Tensor:
     """Gram matrix (J, J) of `rows` (J, n), the same on any number of threads, unlike a matrix product."""
-    return torch.tensor([[total(a * b) for b in rows] for a in rows], dtype=torch.float64)
+    sums = [[total(a * b) for b in rows[: i + 1]] for i, a in enumerate(rows)]
+    every = range(len(rows))
+    return torch.tensor([[sums[max(i, j)][min(i, j)] for j in every] for i in every], dtype=torch.float64)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cops._box import Box
 from cops._rest import CHUNK, Rest, combined
 from cops._search import search
 from cops._select import largest
@@ -64,6 +65,16 @@ def optimum(scores: list[Tensor], keep: int, levels: list[float]) -> Optimum:
     return replace(best, controls=[kept(score, best.mask) for score in scores[1:]])
 
 
+def aimed(scores: list[Tensor], rest: Rest, box: Box, levels: list[float]) -> Optimum | None:
+    """Optimum for `levels` from the `rest` that `box` leaves of levels 0; None where that is not certain."""
+    try:
+        final, vertex = search(rest.aim(levels), last_resort=False)
+    except UnreachableError:
+        return None
+    y = vertex.y.tolist()
+    return None if y not in box or _at_corner(final) else _certified(scores, levels, final, final.binary(vertex), y)
+
+
 def _at_corner(final: Rest) -> bool:
     """Whether the target alone, or a control at its best, might decide the undecided entries."""
     first, *controls = final.scores
@@ -114,9 +125,7 @@ def _certified(scores: list[Tensor], levels: list[float], final: Rest, chosen: T
     The gap is summed from its parts, none of them negative: what each entry on the wrong side of the
     threshold costs, and what each slack constraint costs. A difference of large sums would be noise.
     """
-    mask = torch.zeros_like(scores[0], dtype=torch.bool)
-    for places in (*final.kept, final.places(chosen.nonzero().squeeze(1))):
-        mask[places] = True
+    mask = final.mask(chosen)
     room = final.keep - int(chosen.sum())
     pi = combined(final.scores, y) - y[-1]
     gap = total(torch.where(chosen, -pi, pi).clamp(min=0.0)) + y[-1] * room
@@ -131,11 +140,11 @@ def _certified(scores: list[Tensor], levels: list[float], final: Rest, chosen: T
 
 
 def _fill(scores: list[Tensor], mask: Tensor, y: list[float], room: int) -> None:
-    """Keep entries whose combined score is exactly zero while there is room, if they lower no control."""
+    """Keep entries whose combined score is exactly zero while there is room, if they lower no sum, target included."""
     for start in range(0, len(mask), CHUNK):
         chunk = [score[start : start + CHUNK] for score in scores]
         free = (combined(chunk, y) == 0.0) & ~mask[start : start + CHUNK]
-        for score in chunk[1:]:
+        for score in chunk:
             free &= score >= 0.0
         places = free.nonzero().squeeze(1)[:room]
         mask[places + start] = True

@@ -91,6 +91,11 @@ def solve(target: Tensor, controls: Sequence[Tensor], keep: int, kappa: Sequence
     except OverflowedError:
         check_finite(target, controls)
         raise ValueError("the scores' sums overflow float64: divide each score by its l1 norm") from None
+    return certificate(best, levels)
+
+
+def certificate(best: Optimum, levels: list[float]) -> Solution:
+    """Return an optimum as what is promised about it."""
     slack = []
     for value, level in zip(best.controls, levels, strict=True):
         short = level - value

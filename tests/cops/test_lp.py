@@ -47,8 +47,8 @@ def check_promises(solution: Solution, scores: list[Tensor], keep: int, kappa: l
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
 def test_bound_is_the_relaxations_optimum_by_highs(kind: str, count: int) -> None:
-    feasible = 0
-    for seed in range(12):
+    feasible = short = 0
+    for seed in range(100):
         d = int(torch.randint(1, 400, (1,), generator=torch.Generator().manual_seed(seed)))
         scores = random_scores(kind, count + 1, d, seed)
         keep = max(1, d // (seed % 5 + 1))
@@ -64,12 +64,13 @@ def test_bound_is_the_relaxations_optimum_by_highs(kind: str, count: int) -> Non
         worth = float(scores[0].abs().max())
         assert solution.objective >= optimum - (count + 1) * worth
         if max(solution.slack, default=0.0) > 1e-12 * max(float(s.abs().sum()) for s in scores):
-            # Scores 12 orders apart may allow no binary mask at all.
-            assert kind == "wide"
-            assert count >= 3
+            # Two controls or more may allow no binary mask at all, or only one that no rounding finds.
+            assert all(less <= float(s.abs().max()) for less, s in zip(solution.slack, scores[1:], strict=True))
+            short += 1
             continue
         assert solution.bound == pytest.approx(optimum, rel=1e-9, abs=1e-9 * worth)
-    assert feasible >= 8
+    assert feasible >= 60
+    assert short <= (0 if count <= 1 else 13 if kind == "wide" else 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -343,14 +344,15 @@ def test_a_box_that_misses_the_optimum_is_not_believed(
     [
         ([1.0, 2.0], True),
         ([1.07, 2.035], True),  # along the slope
-        ([1.09, 2.045], False),  # a multiplier near the edge
+        ([1.0999, 2.04995], True),
+        ([1.1, 2.05], False),  # a multiplier at the edge
         ([0.9, 1.95], False),
-        ([1.0, 2.14], True),
-        ([1.0, 2.16], False),  # the threshold near the edge
-        ([1.0, 1.84], False),
-        ([1.07, 1.88], False),  # off the slope
+        ([1.0, 2.1998], True),
+        ([1.0, 2.2], False),  # the threshold at the edge
+        ([1.0, 1.8], False),
+        ([1.07, 1.835], False),  # off the slope
     ],
 )
-def test_only_the_inner_part_of_a_box_is_trusted(y: list[float], inside: bool) -> None:
+def test_a_box_is_trusted_but_for_its_edge(y: list[float], inside: bool) -> None:
     box = Box(weights=[1.0], tau=2.0, half=[0.1], slope=[0.5], width=0.2)
     assert (y in box) is inside
