@@ -82,8 +82,14 @@ def tables(found: Sequence[Standing]) -> list[Table]:
 
 def legend(found: Sequence[Standing]) -> str:
     """What the tables' figures are, and how far they can be trusted."""
+    first = f"Validation accuracy in %, test accuracy in brackets; {BEST} the best of a column by validation."
+    return "\n".join([first, *trust(found)])
+
+
+def trust(found: Sequence[Standing]) -> list[str]:
+    """Lines on how far the figures can be trusted."""
     runs = max((one.runs for one in found if one.confirmed), default=0)
-    lines = [f"Validation accuracy in %, test accuracy in brackets; {BEST} the best of a column by validation."]
+    lines = []
     if runs:
         lines += [
             f"{'Means ± standard error of' if runs > 1 else 'Of'} {runs} run{'s' if runs > 1 else ''} with fresh "
@@ -97,7 +103,7 @@ def legend(found: Sequence[Standing]) -> str:
         lines.append(
             f"{COLLAPSED} the mask empties a layer. Scores are taken once; SynFlow as published prunes in 100 rounds."
         )
-    return "\n".join(lines)
+    return lines
 
 
 def failures(search: Search) -> list[str]:

@@ -164,6 +164,10 @@ class CellSearch:
         proposal = self.running[trial]
         return proposal is not None and self._study.lags(proposal, epoch, value)
 
+    def importances(self) -> dict[str, float]:
+        """How much alpha and each weight matter; see `CellStudy.importances`."""
+        return self._study.importances()
+
     def end_search(self) -> None:
         """No new search trial from here on; the winner is confirmed."""
         self._budget = min(self._budget, self._asked)

@@ -29,6 +29,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 STEP = 0.01  # of alpha and weights: a finer step changes a mask less than another seed does, and names stay short
 MAXIMISED = {"validation_accuracy"}
+ENOUGH = 4  # trials for importances to say anything
 TRIAL = "cops.trial"  # attribute of an Optuna trial: our trial's content key
 Direction = Literal["maximize", "minimize"]
 Keep = Callable[[FrozenTrial], None]
@@ -144,6 +145,19 @@ class CellStudy:
         """Take note of a running trial's validation accuracy; whether it lags so far behind that it should stop."""
         proposal.report(value, epoch)
         return proposal.should_prune()
+
+    def importances(self) -> dict[str, float]:
+        """How much each tuned value matters for a high accuracy (PED-ANOVA), of 1; empty if that says nothing."""
+        place = self._objective.index("validation_accuracy")
+        ended = self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        if len(self._space) < 2 or len(ended) < ENOUGH or len({trial.values[place] for trial in ended}) < 2:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is experimental, and looks for low values: hence the sign
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
+            return optuna.importance.get_param_importances(
+                self._study, evaluator=evaluator, target=lambda trial: -trial.values[place]
+            )
 
     def _values(self, outcome: Outcome) -> list[float] | None:
         values = [outcome.get(name, math.nan) for name in self._objective]
