@@ -1,6 +1,7 @@
 """The report of a small sweep of real trials, run without Ray."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from cops.scores import Scores
 from jobs import figures, page
 from jobs.plan import Cell, ScoreTask
 from jobs.search import Search
@@ -34,13 +36,16 @@ def points(line: Line2D) -> tuple[list[float], list[float]]:
     return xs, ys
 
 
+def scores(spec: Spec, cell: Cell, name: str) -> Scores:
+    return compute_score(spec, ScoreTask(cell.model, cell.data, cell.seed, name))
+
+
 @pytest.fixture(scope="module")
 def swept() -> tuple[Search, dict[Cell, dict[str, float]]]:
     spec = Spec.model_validate(SPEC)
     search, densities = Search(spec), {}
     while (trial := search.ask()) is not None:
-        where = trial.cell.model, trial.cell.data, trial.cell.seed
-        result = finish(run(spec, trial, lambda name, where=where: compute_score(spec, ScoreTask(*where, name))))
+        result = finish(run(spec, trial, partial(scores, spec, trial.cell)))
         search.tell(trial, result.metrics)
         if search.cells[trial.cell].winner == trial and trial.cell.target:
             densities[trial.cell] = result.layer_density
