@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
 
@@ -105,6 +105,10 @@ class Tracker:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._client = MlflowClient(uri)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        """Workers get the address, and speak to the server themselves."""
+        return type(self), (self.uri,)
 
     def start_sweep(self, spec: Spec) -> Session:
         """Take up the sweep's parent run, or create it, and the experiment if there is none.

@@ -113,7 +113,7 @@ def fit(
         SweepTrial,
         spec=spec,
         session=session,
-        tracking_uri=tracker.uri,
+        tracker=tracker,
         checkpoints=settings.home / "checkpoints",
         scores={task: vectors for task, (vectors, _) in scores.items()},
         datasets=datasets,
@@ -145,7 +145,7 @@ class SweepTrial(tune.Trainable):
         *,
         spec: Spec,
         session: Session,
-        tracking_uri: str,
+        tracker: Tracker,
         checkpoints: Path,
         scores: dict[ScoreTask, Any],
         datasets: dict[str, Any],
@@ -158,7 +158,7 @@ class SweepTrial(tune.Trainable):
         self._run = runner
         self._scores: dict[ScoreTask, Scores] = {}
         self._datasets: dict[str, Dataset] = {}
-        self._worker = Worker(spec, session, Tracker(tracking_uri), self._trial)
+        self._worker = Worker(spec, session, tracker, self._trial)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """Sweeps of short trials on a three-node cluster, under fire: kill -9 of the driver, of a worker, of a whole node.
 
-Whenever the driver is gone, the same command goes on. At the end every planned trial must have finished exactly once, with
-a readable mask and a complete study, and no run may be left running.
+Whenever the driver is gone, the same command goes on. At the end every planned trial must have finished exactly once,
+with a readable mask and a complete study, and no run may be left running.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from cops import Mask
 from jobs.identity import study_key
@@ -95,7 +96,8 @@ def count(settings: Settings, uri: str, specs: list[Spec]) -> dict[str, int]:
     """What is left of the sweeps: how many trials there should be, and how many are as they should."""
     client = MlflowClient(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs, token = [], ""
+    runs: list[Run] = []
+    token = ""
     while True:
         page = client.search_runs(experiments, max_results=1000, page_token=token)
         runs += page
@@ -138,6 +140,7 @@ def chaos(kills: int, seed: int) -> dict[str, int]:
     draw, done, specs = random.Random(seed), 0, list[Spec]()
     folder = Path(tempfile.mkdtemp(prefix="cops-"))
     home = new_home(folder / "home")
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ |= home.environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     settings = Settings.read()
     from tests.chaos.cluster import Nodes  # Ray reads how to authenticate when it is imported

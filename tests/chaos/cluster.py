@@ -56,7 +56,7 @@ class Nodes:
         self._cluster.shutdown()
 
 
-_LOOPBACK = {"node_ip_address": "127.0.0.1", "object_store_memory": 100 * 2**20}
+_LOOPBACK: dict[str, Any] = {"node_ip_address": "127.0.0.1", "object_store_memory": 100 * 2**20}
 
 
 def _running(mark: str) -> list[int]:
