@@ -3,8 +3,10 @@
 import argparse
 import os
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -15,6 +17,10 @@ from jobs.local import HOST, check, mlflow_server
 from jobs.settings import Settings
 from jobs.smoke import smoke
 from jobs.spec import Spec
+
+if TYPE_CHECKING:
+    from jobs.search import Search
+    from jobs.tracking import Session, Tracker
 
 
 def sweep(path: Path, *, tiny: bool = False) -> int:
@@ -55,6 +61,9 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
                 console.print(f"score vectors computed: {computed}")
             if not search.finished:  # as Ray Tune returns on Ctrl-C
                 search.close("interrupted", "KILLED")
+            if search.status != "KILLED":
+                _keep_report(search, tracker, session)
+                console.print(f"report: {tracker.page(session)}/artifacts/report.html", soft_wrap=True)
             status = search.status
         finally:
             tune.disconnect()  # ends what still runs, before MLflow is told that it has ended
@@ -74,6 +83,19 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
         console.print("the same command goes on from here")
         return 130
     return 0 if len(found) == len(search.cells) and search.status == "FINISHED" else 1
+
+
+def _keep_report(search: "Search", tracker: "Tracker", session: "Session") -> None:
+    """Draw the sweep's page and keep it with its run, which shows it inline."""
+    from jobs import page
+    from jobs.identity import trial_key
+
+    winners = {cell: one.winner for cell, one in search.cells.items() if one.winner is not None and cell.target}
+    keys = {cell: trial_key(search.spec, winner) for cell, winner in winners.items()}
+    densities = {cell: tracker.layer_densities(session, key) for cell, key in keys.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        page.write(search, densities, Path(folder))
+        tracker.log_folder(session, Path(folder))
 
 
 def dry_run(path: Path) -> int:

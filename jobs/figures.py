@@ -46,8 +46,8 @@ def accuracy_by_sparsity(found: Sequence[Standing]) -> Figure:
     for one in found:
         if not one.cell.target:
             axes.axhline(100 * one.validation, color="#999999", linestyle=":", label="dense")
-    axes.set_xscale("log")
-    axes.invert_xaxis()
+    densities = [_density(one.cell) for one in found if one.cell.target]
+    axes.set(xscale="log", xlim=(1.15 * max(densities, default=1), min(densities, default=0.1) / 1.15))
     ticks = sorted({one.cell.sparsity for one in found if one.cell.target})
     axes.set_xticks([1 - sparsity for sparsity in ticks], [f"{sparsity:g}" for sparsity in ticks])
     axes.set_xticks([], minor=True)

@@ -29,7 +29,7 @@ CAPTIONS = {
 
 
 def write(search: Search, densities: Densities, folder: Path) -> None:
-    """Write `report.html` and the figures as PNG files into `folder`."""
+    """Write `report.html`, and the figures as PNG files in a folder of their own, into `folder`."""
     found = standings(search)
     sections: list[dict[str, Any]] = []
     for workload in dict.fromkeys((cell.model, cell.data, cell.seed) for cell in search.cells):
@@ -40,11 +40,12 @@ def write(search: Search, densities: Densities, folder: Path) -> None:
             sections.append({"name": name, "rows": _rows(here), "figures": drawn})
     sections.append({"name": "The method", "rows": [], "figures": {"dual": figures.dual()}})
     images = {}
+    Path(folder, "figures").mkdir()
     for number, section in enumerate(sections, start=1):
         for key, figure in section["figures"].items():
             png = io.BytesIO()
             figure.savefig(png, format="png")
-            Path(folder, f"{number}-{key}.png").write_bytes(png.getvalue())
+            Path(folder, "figures", f"{number}-{key}.png").write_bytes(png.getvalue())
             images[number, key] = b64encode(png.getvalue()).decode()
     page = Environment(
         loader=PackageLoader("jobs", "."), autoescape=select_autoescape(["j2"]), undefined=StrictUndefined

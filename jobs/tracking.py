@@ -11,6 +11,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -18,6 +19,7 @@ from typing import Literal, Self
 import yaml
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow import MlflowClient
@@ -40,6 +42,7 @@ TRIAL, STUDY, SWEEP = "cops.trial", "cops.study", "cops.sweep"  # content keys
 SESSION, CONTROL, SPENT, STOPPED = "cops.session", "cops.control", "cops.spent", "cops.stopped"
 ALPHA, WEIGHT = "alpha_", "weight_"  # prefixes of params
 MASK_FILE = "mask.cops"
+LAYERS_FILE = "layers.json"
 MOST_METRICS = 1000  # of one request
 FENCE_SECONDS = 2.0  # in which a worker of a killed driver comes from asking whose the sweep is to ending its trial
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -230,6 +233,20 @@ class Tracker:
                         found[one.key] = one if one.outcome is not None else found.get(one.key, one)
         return found
 
+    def layer_densities(self, session: Session, key: str) -> dict[str, float]:
+        """Fraction kept by parameter name, of a finished trial with a mask; empty if there is none."""
+        finished = f"tags.`{TRIAL}` = '{key}' and attributes.status = 'FINISHED'"
+        for run in self._search([session.experiment], finished):
+            with tempfile.TemporaryDirectory() as folder, suppress(MlflowException, OSError):
+                file = self._client.download_artifacts(run.info.run_id, LAYERS_FILE, folder)
+                densities: dict[str, float] = json.loads(Path(file).read_text())["layer_density"]
+                return densities
+        return {}
+
+    def log_folder(self, session: Session, folder: Path) -> None:
+        """Keep all files of a folder with the sweep's run."""
+        self._client.log_artifacts(session.run, str(folder))
+
     def look_up(self, session: Session, key: str) -> tuple[Known | None, bool]:
         """How a trial whose worker was lost ended after all, if it did, and whether it had been started.
 
@@ -287,7 +304,7 @@ def _save_mask(where: str, mask: Mask, layer_density: dict[str, float]) -> None:
     store = get_artifact_repository(where)
     with tempfile.TemporaryDirectory() as folder:
         mask.save(Path(folder, MASK_FILE))
-        Path(folder, "layers.json").write_text(json.dumps({"layer_density": layer_density}))
+        Path(folder, LAYERS_FILE).write_text(json.dumps({"layer_density": layer_density}))
         store.log_artifacts(folder)  # type: ignore[no-untyped-call]
 
 

@@ -198,6 +198,18 @@ def test_a_person_finds_the_sweep_in_the_browser(served: Swept, page: Page) -> N
     page.get_by_role("link", name="smoke").wait_for(timeout=60_000)
 
 
+def test_mlflow_shows_the_report_inline(served: Swept, page: Page) -> None:
+    parent = next(run for run in runs_of(served) if run.data.tags["cops.kind"] == "sweep").info
+    runs = f"http://127.0.0.1:{served.home.mlflow_port}/#/experiments/{parent.experiment_id}/runs"
+    page.goto(f"{runs}/{parent.run_id}/artifacts/report.html")
+    report = page.frame_locator("iframe")
+    report.get_by_role("heading", name="Sweep smoke").wait_for(timeout=60_000)
+    assert report.locator("tbody tr").count() == 3  # dense, magnitude, snip|grasp
+    widths = report.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)")
+    assert len(widths) >= 6
+    assert all(width > 300 for width in widths)
+
+
 def test_the_api_documents_itself(served: Swept) -> None:
     schema = get(served, "/openapi.json")
     assert isinstance(schema, dict)

@@ -63,7 +63,7 @@ def test_the_page_holds_everything_in_itself(
     rows = re.findall(r"<tr(?: class=\"first\")?><td>(.*?)</td><td>(.*?)</td>", html)
     assert sorted(rows) == sorted((f"{cell.sparsity:g}", cell.method) for cell in search.cells)
     wanted = {"accuracy", "bars", "alpha", "similarity", "layers", "pareto", "importance", "dual"}
-    drawn = {path.stem.split("-")[1]: path for path in tmp_path.glob("*.png")}
+    drawn = {path.stem.split("-")[1]: path for path in tmp_path.glob("figures/*.png")}
     assert drawn.keys() == wanted
     assert html.count("data:image/png;base64,") == len(wanted)
     for path in drawn.values():
