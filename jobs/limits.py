@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from jobs.search import Search
 from jobs.spec import Spec
 
+RECENT = 0.2  # weight of the latest trial in the average: the first ones wait for their scores
+
 
 class Limits:
     """Counts what a sweep uses up, over all its sessions, and holds it to its budget.
@@ -24,17 +26,13 @@ class Limits:
         self.workers = workers
         self._started = now()
         self._busy = 0.0
-        self._ended = 0
+        self.trial_seconds: float | None = None  # of a trial, on average; None before the first has ended
 
     def ended(self, seconds: float) -> None:
         """A trial took `seconds` of a worker, whatever came of it."""
         self._busy += seconds
-        self._ended += 1
-
-    @property
-    def trial_seconds(self) -> float | None:
-        """What a trial takes on average; None before the first has ended."""
-        return self._busy / self._ended if self._ended else None
+        before = seconds if self.trial_seconds is None else self.trial_seconds
+        self.trial_seconds = before + RECENT * (seconds - before)
 
     @property
     def use(self) -> float:

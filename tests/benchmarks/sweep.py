@@ -39,12 +39,15 @@ from tests.conftest import ROOT, new_home
 
 Measures = dict[str, dict[str, Any]]
 SESSION = Session("benchmark", "0", "benchmark", resumed=False, spent={})
-PER_CELL = 100
+PER_CELL = 50  # of 101 values of alpha
 CALM = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 class Files(Tracker):
     """Keys and mask files as in a sweep, but no server: they go to a folder, the `uri`."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
 
     def start_trial(self, spec: Spec, session: Session, trial: Trial) -> TrialRun:
         key = trial_key(spec, trial)
@@ -214,7 +217,7 @@ def measure(folder: Path, *, quick: bool, skip_gpus: bool) -> Measures:
 
     spec = spec_of(many // PER_CELL, PER_CELL)
     with tune.connected(spec):
-        times = []
+        times: list[float] = []
         for _ in range(3):
             settings = fresh(folder, f"few{len(times)}")
             _, watch, _ = run(

@@ -21,7 +21,7 @@ class Clock:
 
 def run_within(limits: Limits, search: Search, clock: Clock, seconds: float) -> list[Trial]:
     """Run one trial after another, each of which takes a while, as long as there is something to run."""
-    ran = []
+    ran: list[Trial] = []
     while True:
         limits.apply(search)
         trial = search.ask()
