@@ -116,7 +116,7 @@ def test_any_one_key_damaged_is_one_line_that_names_it(path: str, tmp_path: Path
             loaded(tree, tmp_path)
         except UserError as error:
             line = str(error).removeprefix(f"{tmp_path / 'sweep.yaml'}: ")
-            assert all(str(part) in line for part in steps(path))
+            assert all(part in line for part in steps(path) if isinstance(part, str))
             assert "\n" not in line
             assert len(line) < 600
             refused += 1
