@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from urllib.parse import urlencode
 
 from rich.console import Console
 
@@ -116,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _next_steps(spec: Spec, settings: Settings) -> str:
     workload, api = spec.workloads[0], f"http://{HOST}:{settings.api_port}"
-    query = f"model={workload.model}&data={workload.data}&sparsity={spec.grid.sparsities[-1]!r}"
+    query = urlencode({"model": workload.model, "data": workload.data, "sparsity": spec.grid.sparsities[-1]})
     return "\n".join(
         [
             "To look further:",

@@ -2,7 +2,7 @@
 
 from jobs.spec import Spec
 
-SAMPLES = 256
+SAMPLES = 64
 FEW = 2
 
 

@@ -72,6 +72,7 @@ class Reference(BaseModel):
             defaults = inspect.signature(self.shipped[self.name]).parameters
             options = {name: value for name, value in options.items() if value != defaults[name].default}
         text = ", ".join(f"{name}={json.dumps(value, sort_keys=True)}" for name, value in options.items())
+        text = text.replace("'", r"\u0027")  # MLflow's filters quote with it, and know no escape
         return f"{self.name}({text})" if text else self.name
 
     @model_serializer

@@ -129,6 +129,7 @@ def test_the_text_of_a_reference_reads_back(width: float, path: str, size: int |
     ):
         again = type(reference).model_validate(str(reference))
         assert str(again) == str(reference)
+        assert "'" not in str(again)
         assert type(reference).model_validate(reference.model_dump()) == again
 
 
