@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -36,34 +37,44 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
     console = Console()
     console.print(f"sweep '{spec.name}': starting MLflow and Ray")
     # Imported only now: they take seconds, and a mistake in the sweep file should be told at once.
-    from jobs import progress, report, tracking, tune
+    from jobs import control, progress, report, tracking, tune
+    from jobs.search import Search
+    from jobs.studies import Studies
 
-    with tune.connected(spec), mlflow_server(settings) as uri:
-        tracker = tracking.Tracker(uri)
-        run = tracker.start_sweep(spec)
-        console.print(f"runs and masks: {tracker.page(run)}", soft_wrap=True)
-        status: tracking.RunStatus = "KILLED"
+    with tune.connected(spec), control.cancellable(), mlflow_server(settings) as uri:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        studies, tracker = Studies(settings.studies_url), tracking.Tracker(uri)
+        session = tracker.start_sweep(spec)
+        console.print(f"runs and masks: {tracker.page(session)}", soft_wrap=True)
+        status: tracking.RunStatus = "FAILED"
         try:
-            with progress.shown(console) as show:
-                search = tune.fit(spec, run, uri, show)
-            status = "FINISHED" if search.finished else "KILLED"  # Tune returns on Ctrl-C
-        except Exception:
-            status = "FAILED"
-            raise
+            search = Search(spec, tracker.known(spec), studies)
+            if search.reused:
+                console.print(f"known already: {search.reused} trials")
+            with suppress(control.CancelledError), progress.shown(console) as show:
+                computed = tune.fit(search, session, settings, tracker, show)
+                console.print(f"score vectors computed: {computed}")
+            if not search.finished:  # as Ray Tune returns on Ctrl-C
+                search.close("interrupted", "KILLED")
+            status = search.status
         finally:
-            tracker.end_sweep(run, status)
+            tune.disconnect()  # ends what still runs, before MLflow is told that it has ended
+            studies.close()
+            tracker.end_sweep(session, status)
 
     found = report.standings(search)
     for table in report.tables(found):
         console.print(table)
     console.print(report.legend(found), soft_wrap=True)
-    for trial, reason in search.failures.items():
-        console.print(f"failed: {trial.name}: {reason}", soft_wrap=True, markup=False)
+    for line in report.failures(search):
+        console.print(line, soft_wrap=True, markup=False)
     console.print(_next_steps(spec, settings), soft_wrap=True)
-    if not search.finished:
-        console.print(f"interrupted: {len(search.outcomes)} of {search.planned} trials have ended")
+    if search.closed:
+        console.print(f"{search.closed}: {len(search.outcomes)} of {search.planned} trials have ended")
+    if search.status == "KILLED":
+        console.print("the same command goes on from here")
         return 130
-    return 0 if len(found) == len(search.cells) else 1
+    return 0 if len(found) == len(search.cells) and search.status == "FINISHED" else 1
 
 
 def dry_run(path: Path) -> int:

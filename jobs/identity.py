@@ -8,7 +8,7 @@ import hashlib
 import json
 from typing import Any
 
-from jobs.plan import ScoreTask, Trial
+from jobs.plan import Cell, ScoreTask, Trial
 from jobs.spec import UNSTRUCTURED, Spec
 
 
@@ -83,3 +83,16 @@ def mask_key(spec: Spec, trial: Trial) -> str:
 def trial_key(spec: Spec, trial: Trial) -> str:
     """Content key of a trial: equal keys give the same mask, bit for bit, and the same accuracy on one device."""
     return key("trial", trial_settings(spec, trial))
+
+
+def study_key(spec: Spec, cell: Cell) -> str:
+    """Content key of a cell's study: sweeps that search the same cell for the same end go on in one study."""
+    blank = mask_settings(spec, Trial(cell, (0.0,) * len(cell.target), ()))
+    settings = {"mask": blank | {"target": list(cell.target)}, "training": recipe_settings(spec)}
+    return key("study", settings | {"objective": list(spec.search.objective)})
+
+
+def sweep_key(spec: Spec) -> str:
+    """Content key of a sweep: the same file, or one that differs in what it may cost alone, resumes it."""
+    cost = {"resources", "budget", "failures"}
+    return key("sweep", spec.model_dump(mode="json", exclude_defaults=True, exclude=cost))

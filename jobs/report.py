@@ -105,6 +105,17 @@ def legend(found: Sequence[Standing]) -> str:
     return "\n".join(lines)
 
 
+def failures(search: Search) -> list[str]:
+    """A line for each reason why trials failed, with the first of them and how many there are."""
+    by_reason: dict[str, list[Trial]] = {}
+    for trial, reason in search.failures.items():
+        by_reason.setdefault(reason, []).append(trial)
+    return [
+        f"failed: {trials[0].name}{f' and {len(trials) - 1} more' if len(trials) > 1 else ''}: {reason}"
+        for reason, trials in by_reason.items()
+    ]
+
+
 def _table(title: str, found: Sequence[Standing]) -> Table:
     best = best_masks(found)
     baselines = {(one.cell.method, one.cell.sparsity): one for one in found if not one.cell.tunable}

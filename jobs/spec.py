@@ -20,6 +20,7 @@ from jobs.workloads import DataReference, ModelReference
 
 DENSE = "dense"
 UNSTRUCTURED = "unstructured"
+OBJECTIVES = ("validation_accuracy", "flops_share", "dead_share")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
@@ -62,6 +63,7 @@ Count = Annotated[int, BeforeValidator(_no_bool), Field(le=1_000_000_000)]
 Number = Annotated[float, BeforeValidator(_no_bool)]
 Distinct = AfterValidator(_distinct)
 ScoreName = Annotated[str, _one_of("score", tuple(SCORES))]
+Objective = Annotated[str, _one_of("objective", OBJECTIVES)]
 Sparsity = Annotated[Number, Field(gt=0, lt=1)]
 
 
@@ -152,8 +154,53 @@ class Scoring(Section):
 class Search(Section):
     """How Optuna tunes alpha and target weights, per cell."""
 
-    sampler: Literal["tpe", "random"] = Field("tpe", description="how Optuna proposes trials")
-    trials: Count = Field(8, ge=1, description="distinct trials per cell")
+    sampler: Literal["tpe", "gp", "cmaes", "random", "grid"] = Field(
+        "tpe",
+        description="how Optuna proposes trials; cmaes draws at random where there is a single value to tune",
+    )
+    trials: Count = Field(8, ge=1, description="distinct trials per cell, those of earlier sweeps included")
+    objective: Annotated[
+        tuple[Objective, ...],
+        BeforeValidator(_as_tuple, json_schema_input_type=Objective | tuple[Objective, ...]),
+        Distinct,
+        Field(min_length=1, description="validation_accuracy, or a list: then the Pareto front is searched"),
+    ] = ("validation_accuracy",)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if "validation_accuracy" not in self.objective:
+            raise ValueError(f"objective = {list(self.objective)}: validation_accuracy should be among them")
+        if self.sampler == "cmaes" and len(self.objective) > 1:
+            raise ValueError("sampler cmaes knows one objective only: take tpe, gp, random or grid")
+        return self
+
+
+class Stopping(Section):
+    """Search trials that lag behind the others of their cell end early; confirmations never do."""
+
+    scheduler: Literal["none", "asha", "median"] = Field("none", description="how laggards are told")
+    grace_epochs: Count = Field(1, ge=1, description="no trial ends before")
+    reduction_factor: Count = Field(3, ge=2, description="of asha: one in so many trials goes on from each rung")
+
+
+class Budget(Section):
+    """What a sweep may take in all, however often it is resumed; nothing stands for no limit.
+
+    Once any of it is spent no new search trial starts. Confirmations of the winners count too, and start only while
+    hours and GPU hours are left. What runs ends.
+    """
+
+    hours: Annotated[Number, Field(gt=0)] | None = Field(None, description="of wall time while the sweep runs")
+    gpu_hours: Annotated[Number, Field(gt=0)] | None = Field(None, description="of GPU time in trials")
+    trials: Annotated[Count, Field(ge=1)] | None = Field(None, description="search trials started, over all cells")
+
+
+class Failures(Section):
+    """What happens to a trial that fails. Errors that would come again, such as a ValueError, are not retried."""
+
+    retries: Count = Field(2, ge=0, description="of a trial; one whose node was preempted uses up none")
+    backoff_seconds: Number = Field(5, ge=0, description="before the first retry; doubles with each")
+    limit: Number = Field(0.5, gt=0, le=1, description="share of failed trials above which the sweep ends")
 
 
 class Training(Section):
@@ -226,6 +273,7 @@ class Spec(Section):
     pruning: Pruning = Pruning()
     scoring: Scoring = Scoring()
     search: Search = Search()
+    stopping: Stopping = Stopping()
     training: Training = Training()
     confirmations: Count = Field(
         3, ge=0, description="runs with fresh training seeds for each cell's winner and each baseline"
@@ -240,6 +288,14 @@ class Spec(Section):
         None, ge=16, description="at most so many training, validation and test samples each; for trying out"
     )
     resources: Resources = Resources()
+    budget: Budget = Budget()
+    failures: Failures = Failures()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.stopping.scheduler != "none" and len(self.search.objective) > 1:
+            raise ValueError(f"stopping.scheduler {self.stopping.scheduler} needs a single search.objective")
+        return self
 
     def find(self) -> None:
         """Import the models and data sets that are named by import path.

@@ -27,7 +27,7 @@ from playwright.sync_api import Page, sync_playwright
 from cops import Mask
 from cops.network import prunable
 from jobs.workloads import build_model, load_data
-from tests.conftest import ROOT, SMOKE, Swept, free_port, new_home, run_command
+from tests.conftest import ROOT, SMOKE, Home, Swept, free_port, new_home, run_command
 
 CHROMIUM = shutil.which("chromium")
 TIMEOUT = 120
@@ -72,7 +72,7 @@ def runs_of(swept: Swept) -> list[Run]:
 
 
 def test_the_sweep_prints_its_table(swept: Swept) -> None:
-    assert "trials 7/7 0 running" in swept.output
+    assert "trials 7/7 7 done" in swept.output
     for line in ("best COPS mask", "snip|grasp", "alpha", "magnitude", "dense", "make serve"):
         assert line in swept.output
     assert "Traceback" not in swept.output
@@ -281,37 +281,72 @@ def ray_head(swept: Swept) -> Iterator[tuple[str, dict[str, str]]]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def submit(ray_head: tuple[str, dict[str, str]], file: str) -> subprocess.CompletedProcess[str]:
+def submit(ray_head: tuple[str, dict[str, str]], file: str, home: Home) -> subprocess.CompletedProcess[str]:
     """`ray job submit` of a sweep file, followed to its end."""
     address, env = ray_head
+    where = {name: value for name, value in home.environment.items() if name.startswith("COPS_")}
     command = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", address]
-    command += ["--working-dir", ".", "--", "python", "-m", "jobs", file]
+    command += ["--working-dir", ".", "--runtime-env-json", json.dumps({"env_vars": where})]
+    command += ["--", "python", "-m", "jobs", file]
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
 
 
-def test_the_same_sweep_as_a_ray_job(served: Swept, ray_head: tuple[str, dict[str, str]]) -> None:
-    """`ray job submit` to a real cluster: the same trials with the same accuracies, in the same MLflow."""
-    before = {run.info.run_id for run in runs_of(served)}
-    done = submit(ray_head, str(SMOKE.relative_to(ROOT)))
+def ended(home: Home) -> dict[str, dict[str, float]]:
+    """Metrics of the finished trials of an embedded MLflow, by key."""
+    database = sqlite3.connect(home.path / "mlflow.db")
+    trials = database.execute(
+        "select value, run_uuid from tags join runs using (run_uuid) where key = 'cops.trial' and status = 'FINISHED'"
+    ).fetchall()
+    found = {
+        key: dict(database.execute("select key, value from latest_metrics where run_uuid = ?", (run,)))
+        for key, run in trials
+    }
+    assert len(found) == len(trials)
+    database.close()
+    return found
+
+
+def test_the_same_sweep_as_a_ray_job(
+    served: Swept, ray_head: tuple[str, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """`ray job submit` to a real cluster, with an MLflow of its own: the same trials with the same accuracies."""
+    home = new_home(tmp_path_factory.mktemp("job") / "home")
+    done = submit(ray_head, str(SMOKE.relative_to(ROOT)), home)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "best COPS mask" in done.stdout
 
-    runs = [run for run in runs_of(served) if "cops.trial" in run.data.tags]
-    local, remote = (
-        {run.data.tags["cops.trial"]: run for run in runs if (run.info.run_id in before) == here}
-        for here in (True, False)
-    )
+    local, remote = ended(served.home), ended(home)
     shared = local.keys() & remote.keys()
     # Which alphas TPE proposes depends on which trial ends first; whatever ran in both must agree.
     assert len(remote) == len(local) == 7
     assert len(shared) >= 5
     for key in shared:
         for metric in ("validation_accuracy", "test_accuracy", "target_kept"):
-            assert local[key].data.metrics.get(metric) == remote[key].data.metrics.get(metric)
+            assert local[key].get(metric) == remote[key].get(metric)
 
 
-def test_a_job_with_bad_input_fails_with_its_one_line(ray_head: tuple[str, dict[str, str]]) -> None:
-    done = submit(ray_head, "nowhere.yaml")
+def test_what_has_run_is_not_run_again(served: Swept, tmp_path: Path) -> None:
+    """The same command on a finished sweep prints its table; another sweep takes over what it shares with it."""
+    before = ended(served.home)
+    again = run_command(served.home, "-m", "jobs", str(SMOKE))
+    assert again.returncode == 0, again.stdout + again.stderr
+    table = served.output[served.output.index("convnet on digits") :]
+    assert again.stdout.endswith(table)
+    assert "known already: 7 trials" in again.stdout
+    assert ended(served.home) == before
+
+    tree = yaml.safe_load(SMOKE.read_text()) | {"name": "larger", "search": {"trials": 3}}
+    (tmp_path / "larger.yaml").write_text(yaml.safe_dump(tree))
+    more = run_command(served.home, "-m", "jobs", str(tmp_path / "larger.yaml"))
+    assert more.returncode == 0, more.stdout + more.stderr
+    after = ended(served.home)
+    assert before.items() <= after.items()
+    assert len(after) <= len(before) + 2  # one search trial, and a confirmation if it wins
+    assert "score vectors computed: 0" in more.stdout
+
+
+def test_a_job_with_bad_input_fails_with_its_one_line(served: Swept, ray_head: tuple[str, dict[str, str]]) -> None:
+    done = submit(ray_head, "nowhere.yaml", served.home)
     assert done.returncode != 0
     assert "sweep file 'nowhere.yaml' does not exist" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from jobs.plan import Trial
 from jobs.report import best_masks, legend, standings, tables
-from jobs.search import Search
+from jobs.search import Failure, Search
 from jobs.spec import Spec
 from tests.conftest import SMOKE
 
@@ -69,7 +69,7 @@ def test_an_unconfirmed_figure_never_beats_a_confirmed_one() -> None:
     search = Search(spec)
     while (trial := search.ask()) is not None:
         lost = trial.kind == "confirmation" and trial.cell.target == ("synflow",)
-        search.tell(trial, None if lost else outcome(trial), "lost" if lost else None)
+        search.tell(trial, None if lost else outcome(trial), Failure("lost") if lost else None)
     assert best_masks(standings(search))[0.9].cell.target == ("snip",)
 
 
