@@ -7,6 +7,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from rich.console import Console
 
@@ -149,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _next_steps(spec: Spec, settings: Settings) -> str:
     workload, api = spec.workloads[0], f"http://{HOST}:{settings.api_port}"
-    query = f"model={workload.model}&data={workload.data}&sparsity={spec.grid.sparsities[-1]!r}"
+    query = urlencode({"model": workload.model, "data": workload.data, "sparsity": spec.grid.sparsities[-1]})
     return "\n".join(
         [
             "To look further:",

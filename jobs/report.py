@@ -75,9 +75,14 @@ def best_masks(found: Sequence[Standing]) -> dict[float, Standing]:
 
 
 def tables(found: Sequence[Standing]) -> list[Table]:
-    """One table per workload: a column per sparsity, the best COPS mask above, the baselines below."""
-    workloads = dict.fromkeys((one.cell.model, one.cell.data) for one in found)
-    return [_table(*where, [one for one in found if (one.cell.model, one.cell.data) == where]) for where in workloads]
+    """One table per network and initialisation: a column per sparsity, the best COPS mask above, baselines below."""
+
+    def title(cell: Cell) -> str:
+        name = f"{cell.model} on {cell.data}"
+        return f"{name}, seed {cell.seed}" if cell.seed else name
+
+    titles = dict.fromkeys(title(one.cell) for one in found)
+    return [_table(name, [one for one in found if title(one.cell) == name]) for name in titles]
 
 
 def legend(found: Sequence[Standing]) -> str:
@@ -117,11 +122,11 @@ def failures(search: Search) -> list[str]:
     ]
 
 
-def _table(model: str, data: str, found: Sequence[Standing]) -> Table:
+def _table(title: str, found: Sequence[Standing]) -> Table:
     best = best_masks(found)
     baselines = {(one.cell.method, one.cell.sparsity): one for one in found if not one.cell.tunable}
     sparsities = sorted({one.cell.sparsity for one in found if one.cell.target})
-    table = Table(title=f"{model} on {data}", title_justify="left", box=box.SIMPLE)  # three columns fit 80 characters
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)  # three columns fit 80 characters
     table.add_column("sparsity")
     for sparsity in sparsities:
         table.add_column(f"{sparsity!r}", justify="right", overflow="fold")

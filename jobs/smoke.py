@@ -2,7 +2,7 @@
 
 from jobs.spec import Spec
 
-SAMPLES = 256
+SAMPLES = 32
 FEW = 2
 
 

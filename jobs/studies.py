@@ -18,6 +18,8 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from jobs.errors import UserError
 from jobs.identity import key, study_key, trial_key
@@ -50,7 +52,7 @@ class Studies:
         try:
             self._storage = optuna.storages.RDBStorage(url, engine_kwargs=patient)
         except Exception as error:  # SQLAlchemy's, the driver's, or a missing driver's
-            raise UserError(f"COPS_STUDIES = '{url}' cannot be used as a database: {error}") from None
+            raise UserError(f"COPS_STUDIES = '{_hidden(url)}' cannot be used as a database: {error}") from None
         self._ended: SimpleQueue[tuple[str, FrozenTrial] | None] = SimpleQueue()
         self._studies: dict[str, optuna.Study] = {}
         self._writer = Thread(target=self._write, name="studies", daemon=True)
@@ -246,6 +248,14 @@ def stick_fractions(weights: tuple[float, ...]) -> list[float]:
         fractions.append(round(1 - (1 - share) ** left, 2))
         rest -= weight
     return fractions
+
+
+def _hidden(url: str) -> str:
+    """The URL without its password."""
+    try:
+        return make_url(url).render_as_string()
+    except ArgumentError:  # what is no URL may hold one all the same
+        return url.partition(":")[0] + ":..."
 
 
 def _level(control: str) -> str:

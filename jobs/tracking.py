@@ -318,6 +318,8 @@ def _params(spec: Spec, trial: Trial) -> list[Param]:
         "controls": ",".join(cell.controls),
         "sparsity": repr(cell.sparsity),
         "seed": str(spec.seed + cell.seed),
+        "rounds": str(cell.rounds),
+        "layout": cell.layout,
         "training_seed": str(trial.training_seed),
         **{f"{ALPHA}{name}": str(level) for name, level in zip(cell.controls, trial.alpha, strict=True)},
         **{f"{WEIGHT}{name}": str(weight) for name, weight in zip(cell.target, trial.weights, strict=True)},

@@ -23,7 +23,7 @@ from jobs.data import Dataset, Samples
 from jobs.spec import Training
 
 
-class DivergedError(ArithmeticError):
+class DivergedError(ValueError):
     """The training loss is no longer a number."""
 
 

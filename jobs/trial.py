@@ -77,7 +77,7 @@ def run(
 ) -> Generator[Epoch, None, Result]:
     """Run a trial: yields after every epoch of training, returns the result.
 
-    On one kind of device the same trial gives the same mask and the same accuracies, bit for bit.
+    The same trial gives the same mask and, on the CPU, the same accuracies, bit for bit.
 
     Args:
         spec: the trial's sweep.

@@ -72,6 +72,7 @@ class Reference(BaseModel):
             defaults = inspect.signature(self.shipped[self.name]).parameters
             options = {name: value for name, value in options.items() if value != defaults[name].default}
         text = ", ".join(f"{name}={json.dumps(value, sort_keys=True)}" for name, value in options.items())
+        text = text.replace("'", r"\u0027")  # MLflow's filters quote with it, and know no escape
         return f"{self.name}({text})" if text else self.name
 
     @model_serializer
@@ -133,7 +134,13 @@ def load_data(name: str) -> Dataset:
         UserError: it cannot be imported or read, or is no `Dataset`.
     """
     reference = DataReference.model_validate(name)
-    found = reference.find()(**reference.options)
+    load = reference.find()
+    try:
+        found = load(**reference.options)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"data set '{name}' cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(found, Dataset):
         raise UserError(f"data set '{name}' gives {type(found).__name__}: it should give a jobs.data.Dataset")
     return found
@@ -201,12 +208,15 @@ def _checked(function: Callable[..., Any], options: Mapping[str, JsonValue], whe
     Raises:
         ValueError: names the option.
     """
-    parameters = {name: one for name, one in inspect.signature(function).parameters.items() if name not in GIVEN}
-    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-        return
+    every = inspect.signature(function).parameters
+    variable = {one.kind for one in every.values()} & {inspect.Parameter.VAR_KEYWORD}
+    stars = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    parameters = {name: one for name, one in every.items() if name not in GIVEN and one.kind not in stars}
     for name in options:
-        if name not in parameters:
-            raise ValueError(f"{where}: {unknown('option', name, tuple(parameters)) if parameters else 'no options'}")
+        if name not in parameters and not variable:
+            raise ValueError(
+                f"{where}: {unknown('option', name, tuple(parameters)) if parameters else 'it has no options'}"
+            )
     own = function in (*MODELS.values(), *DATA.values())  # whose annotations pydantic understands
     fields: Any = {
         name: (one.annotation if own else Any, ... if one.default is one.empty else one.default)

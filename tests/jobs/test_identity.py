@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.identity import key, mask_key, recipe_key, score_settings, trial_key
@@ -87,8 +87,13 @@ def test_keys_of_the_demo_are_those_of_the_first_release() -> None:
         for one in (trial, replace(trial, kind="confirmation", training_seed=2)):
             found[one.name] = [mask_key(spec, one) if cell.target else None, trial_key(spec, one)]
     assert found == expected
-    settings = score_settings(spec, SCORE)
-    assert settings == {"model": "convnet", "data": "digits", "seed": 0, "scoring": {}, "score": "snip"}
+    assert score_settings(spec, SCORE) == {
+        "model": "convnet",
+        "data": "digits",
+        "seed": 0,
+        "scoring": {},
+        "score": "snip",
+    }
 
 
 def test_every_key_of_a_sweep_file_is_classed() -> None:
@@ -179,6 +184,7 @@ def test_a_default_written_out_keeps_the_keys() -> None:
     assert trial_key(spelt, TRIAL) == trial_key(SPEC, TRIAL)
 
 
+@settings(max_examples=25)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_keys_in_the_file_decides_nothing(random: Any) -> None:
     def shuffled(tree: Any) -> Any:

@@ -116,14 +116,14 @@ def test_a_smoke_run_is_tiny_and_keeps_what_may_fail_elsewhere(path: Any) -> Non
     assert tiny.workloads == spec.workloads
     assert tiny.resources == spec.resources
     assert len(cells(tiny)) <= 3 * len(spec.workloads)
-    assert tiny.samples == 256
+    assert tiny.samples == 32
     assert smoke(tiny).training == tiny.training
 
 
 def test_a_smoke_run_of_a_long_recipe_is_valid() -> None:
     training = {"epochs": 160, "schedule": "step", "milestones": [80, 120], "warmup": 5, "precision": "bfloat16"}
-    tiny = smoke(spec_with(training=training, name="x" * 100, samples=64, confirmations=0))
+    tiny = smoke(spec_with(training=training, name="x" * 100, samples=16, confirmations=0))
     assert tiny.training.epochs == 1
     assert tiny.training.precision == "bfloat16"
-    assert tiny.samples == 64
+    assert tiny.samples == 16
     assert tiny.confirmations == 0

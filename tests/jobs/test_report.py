@@ -90,3 +90,15 @@ def test_the_best_mask_is_a_combined_one() -> None:
 def test_a_sweep_without_any_result_prints_no_table() -> None:
     spec = Spec.load(SMOKE)
     assert tables(standings(Search(spec))) == []
+
+
+def test_each_initialisation_has_a_table_of_its_own() -> None:
+    tree = Spec.load(SMOKE).model_dump(mode="json") | {"baselines": ["snip"], "confirmations": 0}
+    search = Search(Spec.model_validate(tree | {"grid": tree["grid"] | {"seeds": [0, 3]}}))
+    while (trial := search.ask()) is not None:
+        search.tell(trial, {"validation_accuracy": 0.9 if trial.cell.seed else 0.8})
+    text = printed(search)
+    first, second = text.split("convnet on digits, seed 3")
+    assert "80.0*" in first
+    assert "90.0*" not in first
+    assert "90.0*" in second

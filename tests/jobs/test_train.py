@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cops import Mask
@@ -40,12 +42,12 @@ def random_mask(model: nn.Module) -> Mask:
     return Mask({name: torch.rand(w.shape, generator=draws) < 0.5 for name, w in prunable(model).items()})
 
 
-def trained(settings: Training, data: Dataset = DATA) -> tuple[list[float], dict[str, Tensor]]:
+def trained(how: Training, data: Dataset = DATA) -> tuple[list[float], dict[str, Tensor]]:
     """Losses by epoch, and the final state, of a masked network; global random state is disturbed between epochs."""
     model = build_model("convnet", data, 0)
-    trainer = Trainer(model, random_mask(model), data, settings, seed=3)
+    trainer = Trainer(model, random_mask(model), data, how, seed=3)
     losses = []
-    for _ in range(settings.epochs):
+    for _ in range(how.epochs):
         losses.append(trainer.epoch())
         torch.rand(1)
     return losses, model.state_dict()
@@ -77,30 +79,30 @@ def test_every_recipe_gives_another_network() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_resumed_from_a_checkpoint_it_ends_bitwise_as_uninterrupted(name: str, tmp_path: Path) -> None:
-    settings, file = recipe(**RECIPES[name]), tmp_path / "checkpoint"
+    how, file = recipe(**RECIPES[name]), tmp_path / "checkpoint"
     model = build_model("convnet", DATA, 0)
-    trainer = Trainer(model, random_mask(model), DATA, settings, seed=3)
+    trainer = Trainer(model, random_mask(model), DATA, how, seed=3)
     losses = [trainer.epoch()]
     checkpoints.save(file, "key", trainer.state())
 
     found = checkpoints.load(file, "key")
     assert found is not None
     other = build_model("convnet", DATA, 9)
-    again = Trainer(other, random_mask(other), DATA, settings, seed=3)
+    again = Trainer(other, random_mask(other), DATA, how, seed=3)
     again.restore(found)
-    losses += [again.epoch() for _ in range(settings.epochs - 1)]
-    whole, state = trained(settings)
+    losses += [again.epoch() for _ in range(how.epochs - 1)]
+    whole, state = trained(how)
     assert losses == whole
     assert all(torch.equal(value, state[key]) for key, value in other.state_dict().items())
 
 
-def rates(settings: Training, steps_per_epoch: int = 4) -> list[float]:
+def rates(how: Training, steps_per_epoch: int = 4) -> list[float]:
     """The learning rate of each step."""
     seen: list[float] = []
     data = DATA.first(64 * steps_per_epoch)
-    trainer = Trainer(build_model("convnet", data, 0), None, data, settings, seed=0)
+    trainer = Trainer(build_model("convnet", data, 0), None, data, how, seed=0)
     trainer._optimizer.register_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
-    for _ in range(settings.epochs):
+    for _ in range(how.epochs):
         trainer.epoch()
     return seen
 
@@ -176,6 +178,17 @@ def test_uint8_images_train_as_their_normalised_floats_do() -> None:
     assert accuracy(model, whole, whole.test) == accuracy(model, ready, ready.test)
 
 
+@given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_one_flipped_bit_is_noticed(position: float, bit: int, tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint"
+    checkpoints.save(file, "key", {"epochs": 3, "tensor": torch.ones(5)})
+    content = bytearray(file.read_bytes())
+    content[int(position * len(content))] ^= 1 << bit
+    file.write_bytes(content)
+    assert checkpoints.load(file, "key") is None
+
+
 @pytest.mark.parametrize("damage", ["half", "noise", "empty", "foreign", "gone"])
 def test_a_checkpoint_that_cannot_be_used_is_none(damage: str, tmp_path: Path) -> None:
     file = tmp_path / "folder" / "checkpoint"
@@ -195,6 +208,6 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "ran",)
 
-    torch.save({"key": "key", "trap": Trap()}, tmp_path / "checkpoint")
+    checkpoints.save(tmp_path / "checkpoint", "key", {"trap": Trap()})
     assert checkpoints.load(tmp_path / "checkpoint", "key") is None
     assert not (tmp_path / "ran").exists()

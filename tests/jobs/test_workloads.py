@@ -37,6 +37,7 @@ def noise(count=32):
         return torch.randn(count, 1, 8, 8, generator=draws), torch.arange(count) % 4
     return Dataset(part(0), part(1), part(2), classes=4)
 def no_data(): return [1, 2]
+def lost(): raise ConnectionError("no disk")
 """
 
 
@@ -84,6 +85,7 @@ def test_a_model_that_cannot_be_used_is_named(name: str, words: str) -> None:
     ("name", "words"),
     [
         ("lab_models:no_data", "gives list: it should give a jobs.data.Dataset"),
+        ("lab_models:lost", "data set 'lab_models:lost' cannot be loaded: ConnectionError: no disk"),
         ("lab_models:noise(size=3)", "data set 'lab_models:noise': unknown option 'size': known are count"),
         ('image_folder(path="/nowhere")', "data set '/nowhere' does not exist"),
     ],
@@ -127,6 +129,7 @@ def test_the_text_of_a_reference_reads_back(width: float, path: str, size: int |
     ):
         again = type(reference).model_validate(str(reference))
         assert str(again) == str(reference)
+        assert "'" not in str(again)
         assert type(reference).model_validate(reference.model_dump()) == again
 
 
@@ -152,6 +155,6 @@ def test_a_data_set_as_arrays_and_back_without_a_copy() -> None:
     arrays["train"][0].flags.writeable = False  # as in Ray's object store
     again = Dataset.from_arrays(arrays)
     assert np.shares_memory(again.train[0].numpy(), images.numpy())
-    assert torch.equal(again.ready(again.test[0]), (images - 1) / 2)
+    assert torch.equal(again.ready(again.test[0]), (images.float() - 1) / 2)
     assert again.classes == 6
     assert Dataset.from_arrays(digits().to_arrays()).statistics is None
