@@ -9,7 +9,7 @@ from torch import Tensor
 from cops._sums import total
 
 WINDOW = 64  # least number of entries that a density is estimated from
-DEVIATIONS = 3.5  # half size of a box, in standard deviations of the sample's optimum
+DEVIATIONS = 2.8  # half size of a box, in standard deviations of the sample's optimum
 UNSEEN = 3.0  # entries that a sample may well miss although the whole has them: the rule of three
 RELATIVE = 2.0**-14  # least half size, relative to the point: far above float32 rounding, far below the noise
 EDGE = 2.0**-15  # relative distance from its edge at which a box is trusted: it absorbs float32 rounding

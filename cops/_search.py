@@ -76,7 +76,7 @@ class Sample:
     def __init__(self, rest: Rest, reach: Reach | None) -> None:
         self.rest = rest
         self.reach = reach if rest.levels else []
-        size = max(DIRECT // 2, min(LARGEST_SAMPLE, len(rest) // 16))
+        size = max(DIRECT // 2, min(LARGEST_SAMPLE, len(rest) // 32))
         jitter = torch.rand(size, generator=torch.Generator().manual_seed(len(rest)), dtype=torch.float64)
         # One entry from each of `size` stretches: layers, whose scales differ, are met in proportion.
         places = ((torch.arange(size) + jitter) * (len(rest) / size)).long().clamp(max=len(rest) - 1)
