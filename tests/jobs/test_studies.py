@@ -218,3 +218,12 @@ def test_a_database_that_cannot_be_used(url: str) -> None:
     with pytest.raises(UserError, match="COPS_STUDIES") as caught:
         Studies(url)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql+psycopg2://sweep:hunter2@127.0.0.1:1/studies", "sweep:hunter2@127.0.0.1:1/studies"]
+)
+def test_no_message_tells_the_password_of_the_database(url: str) -> None:
+    with pytest.raises(UserError, match="COPS_STUDIES") as caught:
+        Studies(url)
+    assert "hunter2" not in str(caught.value)
