@@ -2,7 +2,7 @@
 
 import io
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from jobs import figures
 from jobs.plan import Cell
-from jobs.report import Standing, standings, trust
+from jobs.report import ABLATED, Standing, standings, trust
 from jobs.search import Search
 
 Densities = Mapping[Cell, Mapping[str, float]]  # of each cell's winner: fraction kept by parameter name
@@ -91,10 +91,17 @@ def _rows(found: Sequence[Standing]) -> list[dict[str, str]]:
             + (f" ± {100 * one.error:.2f}" if one.error is not None else ""),
             "test": f"{100 * one.test:.2f}" if one.test is not None else "",
             "runs": str(one.runs) if one.confirmed else "1, not confirmed",
-            "note": "a layer is empty" if one.collapsed else "",
+            "note": "; ".join(_notes(one)),
         }
         for one in ordered
     ]
+
+
+def _notes(one: Standing) -> Iterator[str]:
+    if one.collapsed:
+        yield "a layer is empty"
+    for ablation, value in one.ablations.items():
+        yield f"{ABLATED[ablation]}: {100 * value:.2f}"
 
 
 def _workload(cell: Cell) -> tuple[str, str, int]:

@@ -12,6 +12,7 @@ from jobs.plan import Cell, Trial
 from jobs.search import CellSearch, Search
 
 BEST, COLLAPSED = "▸", "†"
+ABLATED = {"shuffle": "mask shuffled", "reinit": "weights drawn anew"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Standing:
         error: standard error of `validation`; None for a single run.
         test: mean test accuracy; None without confirmations.
         collapsed: whether the mask empties a layer.
+        ablations: mean validation accuracy by ablation, where there are any.
     """
 
     cell: Cell
@@ -36,6 +38,7 @@ class Standing:
     error: float | None
     test: float | None
     collapsed: bool
+    ablations: Mapping[str, float]
 
 
 def standing(search: CellSearch) -> Standing | None:
@@ -57,6 +60,10 @@ def standing(search: CellSearch) -> Standing | None:
         error=stdev(validation) / len(validation) ** 0.5 if len(validation) > 1 else None,
         test=mean(test) if test else None,
         collapsed=any(outcome.get("emptied_layers", 0) > 0 for outcome in judged),
+        ablations={
+            name: mean(outcome["validation_accuracy"] for trial, outcome in ended if trial.ablation == name)
+            for name in dict.fromkeys(trial.ablation for trial, _ in ended if trial.kind == "ablation")
+        },
     )
 
 
@@ -139,6 +146,11 @@ def _table(title: str, found: Sequence[Standing]) -> Table:
     table.add_row("alpha", *(_numbers(one.trial.alpha) if one else "" for one in columns))
     if any(one and len(one.trial.weights) > 1 for one in columns):
         table.add_row("target weights", *(_weights(one) for one in columns))
+    for ablation in dict.fromkeys(name for one in columns if one for name in one.ablations):
+        values = (one.ablations.get(ablation) if one else None for one in columns)
+        table.add_row(
+            f"its {ABLATED[ablation]}", *(f"{100 * value:.1f}" if value is not None else "" for value in values)
+        )
     table.add_section()
     for method in dict.fromkeys(one.cell.method for one in found if not one.cell.tunable and one.cell.target):
         table.add_row(method, *(_accuracy(baselines.get((method, sparsity)), first) for sparsity in sparsities))

@@ -27,6 +27,7 @@ SPEC = {
     "search": {"trials": 4},
     "training": {"epochs": 1, "batch_size": 64},
     "confirmations": 2,
+    "ablations": ["shuffle", "reinit"],
     "samples": 200,
 }
 
@@ -62,6 +63,7 @@ def test_the_page_holds_everything_in_itself(
     assert "<script" not in html
     rows = re.findall(r"<tr(?: class=\"first\")?><td>(.*?)</td><td>(.*?)</td>", html)
     assert sorted(rows) == sorted((f"{cell.sparsity:g}", cell.method) for cell in search.cells)
+    assert html.count("mask shuffled: ") == html.count("weights drawn anew: ") == len(search.cells) - 1  # not dense
     wanted = {"accuracy", "bars", "alpha", "similarity", "layers", "pareto", "importance", "dual"}
     drawn = {path.stem.split("-")[1]: path for path in tmp_path.glob("figures/*.png")}
     assert drawn.keys() == wanted
