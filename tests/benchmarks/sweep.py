@@ -1,7 +1,7 @@
 """What running a trial costs beside its training, side by side in one run: `python -m tests.benchmarks.sweep [--json]`.
 
-Training and solving are left out: a trial's mask is made of one score, and its accuracy is a formula. Everything else is
-the product: mask files, studies in SQLite, keys, batches on Ray Tune, reused workers, score store; MLflow where it says so.
+Training and solving are left out: a trial's mask is made of one score, and its accuracy is a formula. All else is the
+product: mask files, studies in SQLite, keys, batches on Ray Tune, reused workers, score store; MLflow where it says so.
 """
 
 import argparse
