@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -50,9 +49,12 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
             search = Search(spec, tracker.known(spec), studies)
             if search.reused:
                 console.print(f"known already: {search.reused} trials")
-            with suppress(control.CancelledError), progress.shown(console) as show:
-                computed = tune.fit(search, session, settings, tracker, show)
+            try:
+                with progress.shown(console) as show:
+                    computed = tune.fit(search, session, settings, tracker, show)
                 console.print(f"score vectors computed: {computed}")
+            except control.CancelledError:
+                search.close("cancelled", "KILLED")
             if not search.finished:  # as Ray Tune returns on Ctrl-C
                 search.close("interrupted", "KILLED")
             status = search.status
