@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -57,9 +56,12 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
             search = Search(spec, tracker.known(spec), studies)
             if search.reused:
                 console.print(f"known already: {search.reused} trials")
-            with suppress(control.CancelledError), progress.shown(console) as show:
-                computed = tune.fit(search, session, settings, tracker, show)
+            try:
+                with progress.shown(console) as show:
+                    computed = tune.fit(search, session, settings, tracker, show)
                 console.print(f"score vectors computed: {computed}")
+            except control.CancelledError:
+                search.close("cancelled", "KILLED")
             if not search.finished:  # as Ray Tune returns on Ctrl-C
                 search.close("interrupted", "KILLED")
             if search.status != "KILLED":

@@ -10,8 +10,8 @@ from jobs.search import Failure, Search
 from jobs.tracking import Session, Tracker
 from jobs.worker import Event
 
-BATCH_SECONDS = 1.0  # how long the trials of a batch take together, where each takes less
-LARGEST = 64  # trials of a batch
+BATCH_SECONDS = 3.0  # how long the trials of a batch take together, where each takes less
+LARGEST = 128  # trials of a batch
 PER_CELL = 8  # trials of a batch for each cell: results teach the search what to propose next
 OnChange = Callable[[Search, Limits], None]
 
@@ -89,7 +89,7 @@ class Feed:
         return trial_key(self.search.spec, trial)
 
     def _size(self) -> int:
-        """Batches last about a second, but leave enough for the other workers, and results for the search to learn."""
+        """Batches last a few seconds, but leave enough for the other workers, and results for the search to learn."""
         seconds = self.limits.trial_seconds
         if seconds is None or self.search.spec.stopping.scheduler != "none":
             return 1

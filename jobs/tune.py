@@ -55,7 +55,12 @@ def connected(spec: Spec) -> Iterator[None]:
     """
     address = os.environ.get("RAY_ADDRESS") or None
     try:
-        ray.init(include_dashboard=False if address is None else None, configure_logging=False, log_to_driver=False)
+        ray.init(
+            address or "local",  # without a word of it, Ray would join a cluster that someone else runs here
+            include_dashboard=False if address is None else None,
+            configure_logging=False,
+            log_to_driver=False,
+        )
     except (ConnectionError, ValueError) as error:
         raise UserError(f"no Ray cluster answers at RAY_ADDRESS = '{address}': {error}") from None
     try:

@@ -216,8 +216,9 @@ def test_the_api_documents_itself(served: Swept) -> None:
     assert {"/v1/masks", "/v1/masks/best", "/v1/masks/{mask_id}", "/v1/masks/{mask_id}/file"} <= set(schema["paths"])
 
 
-def test_an_interrupted_sweep_keeps_what_it_has(tmp_path: Path) -> None:
-    """Ctrl-C in the middle: exit code 130, the table so far, the sweep's run KILLED, nothing left running."""
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "cancelled")])
+def test_an_interrupted_sweep_keeps_what_it_has(tmp_path: Path, number: signal.Signals, word: str) -> None:
+    """Ctrl-C, or `ray job stop`, in the middle: exit code 130, the table so far, run KILLED, nothing left running."""
     home = new_home(tmp_path / "home")
     command = [sys.executable, "-m", "jobs", "jobs/sweeps/demo.yaml"]
     sweep = subprocess.Popen(command, cwd=ROOT, env=home.environment, stdout=subprocess.PIPE, text=True)
@@ -227,10 +228,10 @@ def test_an_interrupted_sweep_keeps_what_it_has(tmp_path: Path) -> None:
         line = sweep.stdout.readline()
         assert line, said
         said += line
-    sweep.send_signal(signal.SIGINT)
+    sweep.send_signal(number)
     said += sweep.communicate(timeout=TIMEOUT)[0]
     assert sweep.returncode == 130
-    assert re.search(r"interrupted: \d+ of 102 trials have ended", said)
+    assert re.search(rf"{word}: \d+ of 102 trials have ended", said)
     assert "* one search run, not confirmed" in said
     assert not (home.path / "mlflow.pid").exists()
 

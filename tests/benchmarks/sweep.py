@@ -1,7 +1,7 @@
 """What running a trial costs beside its training, side by side in one run: `python -m tests.benchmarks.sweep [--json]`.
 
-Training is left out: a trial's mask is solved for and saved, and its accuracy is a formula. Everything else is the
-product: studies in SQLite, keys, batches on Ray Tune, reused workers, score store; MLflow where it says so.
+Training and solving are left out: a trial's mask is made of one score, and its accuracy is a formula. All else is the
+product: mask files, studies in SQLite, keys, batches on Ray Tune, reused workers, score store; MLflow where it says so.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from cops import Mask, combine
+from cops import Mask
 from cops.scores import Scores
 from jobs import tune
 from jobs.data import Dataset
@@ -74,12 +74,16 @@ class Files(Tracker):
 def no_training(
     spec: Spec, trial: Trial, scores: Callable[[str], Scores], _checkpoint: Path, _data: Dataset
 ) -> Generator[Epoch, None, Result]:
-    """A trial without its training."""
+    """A trial without its training, and without the solver: its mask is that of the target alone, moved on by alpha."""
     yield from ()
-    cell = trial.cell
-    needed = {name: scores(name) for name in (*cell.target, *cell.controls)}
-    target = dict(zip(cell.target, trial.weights, strict=True))
-    kept = combine(needed, target=target, controls=cell.controls, sparsity=cell.sparsity, alpha=trial.alpha).mask.kept
+    target = scores(trial.cell.target[0])
+    kept = {}
+    for name, values in target.items():
+        flat = values.flatten()
+        keep = max(1, round((1 - trial.cell.sparsity) * len(flat)))
+        chosen = torch.zeros(len(flat), dtype=torch.bool)
+        chosen[flat.topk(keep).indices] = True
+        kept[name] = chosen.roll(round(100 * trial.alpha[0])).view_as(values)
     mask = Mask(kept, mask_settings(spec, trial))
     accuracy = 1 - abs(trial.alpha[0] - 0.3)
     metrics = {"validation_accuracy": accuracy, "sparsity": mask.sparsity, "kept": float(mask.count)}
