@@ -206,7 +206,7 @@ def test_the_api_documents_itself(served: Swept) -> None:
 
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "cancelled")])
 def test_an_interrupted_sweep_keeps_what_it_has(tmp_path: Path, number: signal.Signals, word: str) -> None:
-    """Ctrl-C, or `ray job stop`, in the middle: exit code 130, the table so far, the run KILLED, nothing left running."""
+    """Ctrl-C, or `ray job stop`, midway: exit code 130, the table so far, the run KILLED, nothing left running."""
     home = new_home(tmp_path / "home")
     command = [sys.executable, "-m", "jobs", "jobs/sweeps/demo.yaml"]
     sweep = subprocess.Popen(command, cwd=ROOT, env=home.environment, stdout=subprocess.PIPE, text=True)
