@@ -8,8 +8,8 @@ import hashlib
 import json
 from typing import Any
 
-from jobs.plan import Trial
-from jobs.spec import Spec
+from jobs.plan import Cell, ScoreTask, Trial
+from jobs.spec import UNSTRUCTURED, Spec
 
 
 def key(kind: str, settings: Any) -> str:
@@ -18,44 +18,56 @@ def key(kind: str, settings: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def score_settings(spec: Spec, model: str, data: str, score: str) -> dict[str, Any]:
+def score_settings(spec: Spec, task: ScoreTask) -> dict[str, Any]:
     """All that decides a score vector."""
-    return {
-        "model": model,
-        "data": data,
-        "seed": spec.seed,
+    settings = {
+        "model": task.model,
+        "data": task.data,
+        "seed": spec.seed + task.seed,
         "scoring": spec.scoring.model_dump(mode="json", exclude_defaults=True),
-        "score": score,
+        "score": task.score,
     }
+    return settings if spec.samples is None else settings | {"samples": spec.samples}
 
 
 def mask_settings(spec: Spec, trial: Trial) -> dict[str, Any]:
     """All that decides a mask."""
     cell = trial.cell
-    return {
+    settings = {
         "model": cell.model,
         "data": cell.data,
-        "seed": spec.seed,
+        "seed": spec.seed + cell.seed,
         "scoring": spec.scoring.model_dump(mode="json", exclude_defaults=True),
         "target": dict(zip(cell.target, trial.weights, strict=True)),
         "controls": list(cell.controls),
         "alpha": list(trial.alpha),
         "sparsity": cell.sparsity,
     }
+    shuffle = trial.training_seed if trial.ablation == "shuffle" else None
+    options: dict[str, tuple[Any, Any]] = {  # value and default
+        "rounds": (cell.rounds, 1),
+        "layout": (cell.layout, UNSTRUCTURED),
+        "pruning": (spec.pruning.model_dump(mode="json", exclude_defaults=True), {}),
+        "samples": (spec.samples, None),
+        "shuffle": (shuffle, None),
+    }
+    return settings | {name: value for name, (value, default) in options.items() if value != default}
 
 
 def trial_settings(spec: Spec, trial: Trial) -> dict[str, Any]:
     """All that decides a trial's accuracy."""
-    return {
+    settings = {
         "mask": mask_settings(spec, trial),
         "training": recipe_settings(spec),
         "training_seed": trial.training_seed,
     }
+    return settings if trial.ablation == "none" else settings | {"ablation": trial.ablation}
 
 
 def recipe_settings(spec: Spec) -> dict[str, Any]:
     """All that decides how a masked network is trained, but for the seed."""
-    return spec.training.model_dump(mode="json", exclude_defaults=True)
+    settings = spec.training.model_dump(mode="json", exclude_defaults=True)
+    return settings if spec.samples is None else settings | {"samples": spec.samples}
 
 
 def recipe_key(spec: Spec) -> str:
@@ -71,3 +83,16 @@ def mask_key(spec: Spec, trial: Trial) -> str:
 def trial_key(spec: Spec, trial: Trial) -> str:
     """Content key of a trial: equal keys give the same mask, bit for bit, and the same accuracy on one device."""
     return key("trial", trial_settings(spec, trial))
+
+
+def study_key(spec: Spec, cell: Cell) -> str:
+    """Content key of a cell's study: sweeps that search the same cell for the same end go on in one study."""
+    blank = mask_settings(spec, Trial(cell, (0.0,) * len(cell.target), ()))
+    settings = {"mask": blank | {"target": list(cell.target)}, "training": recipe_settings(spec)}
+    return key("study", settings | {"objective": list(spec.search.objective)})
+
+
+def sweep_key(spec: Spec) -> str:
+    """Content key of a sweep: the same file, or one that differs in what it may cost alone, resumes it."""
+    cost = {"resources", "budget", "failures"}
+    return key("sweep", spec.model_dump(mode="json", exclude_defaults=True, exclude=cost))

@@ -1,12 +1,15 @@
 """From a sweep file to what there is to run: cells, baselines and their trials. Pure."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any, Literal, Self
 
-from jobs.spec import DENSE, Spec
+from jobs.spec import DENSE, UNSTRUCTURED, Spec
 
-Kind = Literal["search", "confirmation"]
+ONE_SHOT = ("random", "magnitude")  # scores that pruning does not change: rounds would find the same mask
+Kind = Literal["search", "confirmation", "ablation"]
+Ablation = Literal["none", "shuffle", "reinit"]
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,10 @@ class Cell:
 
     A baseline is a cell with a single score and no controls, hence nothing to tune; the dense network is one
     without any score, at sparsity 0.
+
+    Args:
+        seed: of the initialisation and the scored images, added to the sweep's.
+        rounds: in how many the mask is found; see `cops.prune`, as for `layout`.
     """
 
     model: str
@@ -22,17 +29,28 @@ class Cell:
     target: tuple[str, ...]
     controls: tuple[str, ...]
     sparsity: float
+    seed: int = 0
+    rounds: int = 1
+    layout: str = UNSTRUCTURED
 
     @property
     def method(self) -> str:
-        """`snip|grasp`: target before, controls behind the bar; `snip+synflow|grasp` for a weighted target."""
+        """`snip|grasp`: target before, controls behind the bar; `snip+synflow|grasp x100 2:4` for a weighted target,
+        100 rounds and a layout.
+        """
         name = "+".join(self.target) or DENSE
-        return f"{name}|{','.join(self.controls)}" if self.controls else name
+        parts = [f"{name}|{','.join(self.controls)}" if self.controls else name]
+        if self.rounds > 1:
+            parts.append(f"x{self.rounds}")
+        if self.layout != UNSTRUCTURED:
+            parts.append(self.layout)
+        return " ".join(parts)
 
     @property
     def name(self) -> str:
-        """`snip|grasp @0.95`."""
-        return f"{self.method} @{self.sparsity!r}" if self.target else self.method
+        """`snip|grasp @0.95`; `snip|grasp @0.95 seed=1` for another initialisation than the sweep's first."""
+        name = f"{self.method} @{self.sparsity!r}" if self.target else self.method
+        return f"{name} seed={self.seed}" if self.seed else name
 
     @property
     def tunable(self) -> bool:
@@ -48,8 +66,9 @@ class Trial:
         cell: where it belongs.
         weights: of the target scores, on the simplex.
         alpha: relative level of each control, in [0, 1].
-        training_seed: order of the training samples; 0 while searching, 1, 2, ... for confirmations.
-        kind: a search trial is compared by validation accuracy alone; a confirmation sees the test samples.
+        training_seed: order of the training samples; 0 while searching, 1, 2, ... afterwards.
+        kind: a search trial is compared by validation accuracy alone; the others see the test samples.
+        ablation: what is done to the mask ("shuffle" within each layer) or to the weights ("reinit") before training.
     """
 
     cell: Cell
@@ -57,6 +76,7 @@ class Trial:
     alpha: tuple[float, ...]
     training_seed: int = 0
     kind: Kind = "search"
+    ablation: Ablation = "none"
 
     @property
     def name(self) -> str:
@@ -66,7 +86,9 @@ class Trial:
             parts.append("a=" + ",".join(f"{level:.2f}" for level in self.alpha))
         if len(self.weights) > 1:
             parts.append("w=" + ",".join(f"{weight:.2f}" for weight in self.weights))
-        if self.kind == "confirmation":
+        if self.ablation != "none":
+            parts.append(self.ablation)
+        if self.kind != "search":
             parts.append(f"#{self.training_seed}")
         return " ".join(parts)
 
@@ -86,23 +108,54 @@ def cells(spec: Spec) -> list[Cell]:
 
 
 def _cells(spec: Spec) -> Iterator[Cell]:
-    for workload in spec.workloads:
-        where = {"model": workload.model, "data": workload.data}
+    grid = spec.grid
+    for workload, seed in product(spec.workloads, grid.seeds):
+        cell = Cell(str(workload.model), str(workload.data), target=(), controls=(), sparsity=0.0, seed=seed)
         for baseline in spec.baselines:
             if baseline == DENSE:
-                yield Cell(**where, target=(), controls=(), sparsity=0.0)
+                yield cell
                 continue
-            for sparsity in spec.grid.sparsities:
-                yield Cell(**where, target=(baseline,), controls=(), sparsity=sparsity)
-        for sparsity in spec.grid.sparsities:
-            for pair in spec.grid.pairs:
-                yield Cell(**where, target=pair.target, controls=pair.controls, sparsity=sparsity)
+            rounds = (1,) if baseline in ONE_SHOT else grid.rounds
+            for sparsity, count, layout in product(grid.sparsities, rounds, grid.layouts):
+                yield replace(cell, target=(baseline,), sparsity=sparsity, rounds=count, layout=layout)
+        for sparsity, count, layout, pair in product(grid.sparsities, grid.rounds, grid.layouts, grid.pairs):
+            paired = replace(cell, target=pair.target, controls=pair.controls)
+            yield replace(paired, sparsity=sparsity, rounds=count, layout=layout)
 
 
-def scores_needed(spec: Spec) -> list[tuple[str, str, str]]:
-    """Distinct (model, data, score): each is computed once per sweep."""
-    return list(
-        dict.fromkeys(
-            (cell.model, cell.data, score) for cell in cells(spec) for score in (*cell.target, *cell.controls)
-        )
-    )
+def confirmations(spec: Spec, winner: Trial) -> list[Trial]:
+    """The winner of a cell again, with fresh training seeds."""
+    return [replace(winner, kind="confirmation", training_seed=seed) for seed in range(1, spec.confirmations + 1)]
+
+
+def ablations(spec: Spec, winner: Trial) -> list[Trial]:
+    """What tells whether the places of the kept weights, or their initial values, made the winner of a cell good.
+
+    The dense network has no mask to ask that of.
+    """
+    seeds = range(1, max(1, spec.confirmations) + 1) if winner.cell.target else ()
+    return [
+        replace(winner, kind="ablation", ablation=ablation, training_seed=seed)
+        for ablation, seed in product(spec.ablations, seeds)
+    ]
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """One score vector: of the network that `seed`, added to the sweep's, initialises."""
+
+    model: str
+    data: str
+    seed: int
+    score: str
+
+
+def score_tasks(cell: Cell) -> list[ScoreTask]:
+    """The score vectors that a cell's trials share; in rounds none, since each trial scores what it has pruned."""
+    names = (*cell.target, *cell.controls) if cell.rounds == 1 else ()
+    return [ScoreTask(cell.model, cell.data, cell.seed, name) for name in names]
+
+
+def scores_needed(spec: Spec) -> list[ScoreTask]:
+    """The distinct score vectors of a sweep: each is computed once."""
+    return list(dict.fromkeys(task for cell in cells(spec) for task in score_tasks(cell)))

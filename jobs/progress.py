@@ -5,69 +5,76 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from jobs.feed import OnChange
+from jobs.limits import Limits
 from jobs.report import best_masks, standings
 from jobs.search import Search
-from jobs.tune import OnChange
 
-LINE_SECONDS = 5
+LINE_SECONDS = 5.0  # between two lines of a log
+LIVE_SECONDS = 0.5  # between two updates of a terminal
+MOST_CELLS = 12  # that a line tells of
 
 
 @contextmanager
 def shown(console: Console) -> Iterator[OnChange]:
     """A function that shows where a search stands, each time that it is called."""
     if not console.is_terminal:
-        yield _Lines(console)
+
+        def line(search: Search, limits: Limits) -> None:
+            counts = search.counts()
+            ended = search.planned - counts["running"] - counts["waiting"]
+            now = f"{time.strftime('%H:%M:%S')} trials {ended}/{search.planned}"
+            console.print(f"{now} {state(search, limits)}", soft_wrap=True, highlight=False)
+
+        yield _Seldom(line, LINE_SECONDS)
         return
-    bar = Progress(
-        TextColumn("trials"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-        console=console,
-    )
-    with bar:
+    columns = TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, TextColumn("{task.description}"), console=console) as bar:
         task = bar.add_task("", total=None)
 
-        def update(search: Search) -> None:
-            bar.update(task, total=search.planned, completed=len(search.outcomes), description=_state(search))
+        def update(search: Search, limits: Limits) -> None:
+            counts, planned = search.counts(), search.planned
+            ended = planned - counts["running"] - counts["waiting"]
+            bar.update(task, total=planned, completed=ended, description=state(search, limits))
 
-        yield update
+        yield _Seldom(update, LIVE_SECONDS)
 
 
-class _Lines:
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._last = 0.0
+class _Seldom:
+    """Calls a function at most so often, and at the end: a large sweep changes hundreds of times per second."""
 
-    def __call__(self, search: Search) -> None:
+    def __init__(self, show: OnChange, seconds: float) -> None:
+        self._show, self._seconds = show, seconds
+        self._last = -seconds
+
+    def __call__(self, search: Search, limits: Limits) -> None:
         now = time.monotonic()
-        if now - self._last >= LINE_SECONDS or search.finished:
+        if now - self._last >= self._seconds or search.finished:
             self._last = now
-            done = f"{time.strftime('%H:%M:%S')} trials {len(search.outcomes)}/{search.planned}"
-            self._console.print(f"{done} {_state(search)}", soft_wrap=True)
+            self._show(search, limits)
 
 
-def _state(search: Search) -> str:
-    running = sum(len(cell.running) for cell in search.cells.values())
-    parts = [f"{running} running"]
-    if search.failures:
-        parts.append(f"{len(search.failures)} failed")
+def state(search: Search, limits: Limits) -> str:
+    """Counts by state, use of the workers, time to go, and the best mask of each sparsity; `*`: not confirmed."""
+    counts = search.counts()
+    parts = [f"{number} {name}" for name, number in counts.items() if number or name == "running"]
+    parts.append(f"use {100 * limits.use:.0f}%")
+    left = counts["running"] + counts["waiting"]
+    if left and limits.trial_seconds is not None:
+        parts.append(f"ETA {_duration(left * limits.trial_seconds / limits.workers)}")
     best = best_masks(standings(search))
     if best:
         figures = (
-            f"@{sparsity!r} {100 * one.validation:.1f}%{'' if one.confirmed else '*'}" for sparsity, one in best.items()
+            f"@{sparsity!r} {one.cell.method} {100 * one.validation:.1f}%{'' if one.confirmed else '*'}"
+            for sparsity, one in list(best.items())[:MOST_CELLS]
         )
-        parts.append("best " + " ".join(figures))
+        parts.append("best " + ", ".join(figures))
     return " · ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -12,6 +12,7 @@ from jobs.plan import Cell, Trial
 from jobs.search import CellSearch, Search
 
 BEST, COLLAPSED = "▸", "†"
+ABLATED = {"shuffle": "mask shuffled", "reinit": "weights drawn anew"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Standing:
         error: standard error of `validation`; None for a single run.
         test: mean test accuracy; None without confirmations.
         collapsed: whether the mask empties a layer.
+        ablations: mean validation accuracy by ablation, where there are any.
     """
 
     cell: Cell
@@ -36,6 +38,7 @@ class Standing:
     error: float | None
     test: float | None
     collapsed: bool
+    ablations: Mapping[str, float]
 
 
 def standing(search: CellSearch) -> Standing | None:
@@ -57,6 +60,10 @@ def standing(search: CellSearch) -> Standing | None:
         error=stdev(validation) / len(validation) ** 0.5 if len(validation) > 1 else None,
         test=mean(test) if test else None,
         collapsed=any(outcome.get("emptied_layers", 0) > 0 for outcome in judged),
+        ablations={
+            name: mean(outcome["validation_accuracy"] for trial, outcome in ended if trial.ablation == name)
+            for name in dict.fromkeys(trial.ablation for trial, _ in ended if trial.kind == "ablation")
+        },
     )
 
 
@@ -75,15 +82,26 @@ def best_masks(found: Sequence[Standing]) -> dict[float, Standing]:
 
 
 def tables(found: Sequence[Standing]) -> list[Table]:
-    """One table per workload: a column per sparsity, the best COPS mask above, the baselines below."""
-    workloads = dict.fromkeys((one.cell.model, one.cell.data) for one in found)
-    return [_table(*where, [one for one in found if (one.cell.model, one.cell.data) == where]) for where in workloads]
+    """One table per network and initialisation: a column per sparsity, the best COPS mask above, baselines below."""
+
+    def title(cell: Cell) -> str:
+        name = f"{cell.model} on {cell.data}"
+        return f"{name}, seed {cell.seed}" if cell.seed else name
+
+    titles = dict.fromkeys(title(one.cell) for one in found)
+    return [_table(name, [one for one in found if title(one.cell) == name]) for name in titles]
 
 
 def legend(found: Sequence[Standing]) -> str:
     """What the tables' figures are, and how far they can be trusted."""
+    first = f"Validation accuracy in %, test accuracy in brackets; {BEST} the best of a column by validation."
+    return "\n".join([first, *trust(found)])
+
+
+def trust(found: Sequence[Standing]) -> list[str]:
+    """Lines on how far the figures can be trusted."""
     runs = max((one.runs for one in found if one.confirmed), default=0)
-    lines = [f"Validation accuracy in %, test accuracy in brackets; {BEST} the best of a column by validation."]
+    lines = []
     if runs:
         lines += [
             f"{'Means ± standard error of' if runs > 1 else 'Of'} {runs} run{'s' if runs > 1 else ''} with fresh "
@@ -97,14 +115,25 @@ def legend(found: Sequence[Standing]) -> str:
         lines.append(
             f"{COLLAPSED} the mask empties a layer. Scores are taken once; SynFlow as published prunes in 100 rounds."
         )
-    return "\n".join(lines)
+    return lines
 
 
-def _table(model: str, data: str, found: Sequence[Standing]) -> Table:
+def failures(search: Search) -> list[str]:
+    """A line for each reason why trials failed, with the first of them and how many there are."""
+    by_reason: dict[str, list[Trial]] = {}
+    for trial, reason in search.failures.items():
+        by_reason.setdefault(reason, []).append(trial)
+    return [
+        f"failed: {trials[0].name}{f' and {len(trials) - 1} more' if len(trials) > 1 else ''}: {reason}"
+        for reason, trials in by_reason.items()
+    ]
+
+
+def _table(title: str, found: Sequence[Standing]) -> Table:
     best = best_masks(found)
     baselines = {(one.cell.method, one.cell.sparsity): one for one in found if not one.cell.tunable}
     sparsities = sorted({one.cell.sparsity for one in found if one.cell.target})
-    table = Table(title=f"{model} on {data}", title_justify="left", box=box.SIMPLE)  # three columns fit 80 characters
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)  # three columns fit 80 characters
     table.add_column("sparsity")
     for sparsity in sparsities:
         table.add_column(f"{sparsity!r}", justify="right", overflow="fold")
@@ -117,6 +146,11 @@ def _table(model: str, data: str, found: Sequence[Standing]) -> Table:
     table.add_row("alpha", *(_numbers(one.trial.alpha) if one else "" for one in columns))
     if any(one and len(one.trial.weights) > 1 for one in columns):
         table.add_row("target weights", *(_weights(one) for one in columns))
+    for ablation in dict.fromkeys(name for one in columns if one for name in one.ablations):
+        values = (one.ablations.get(ablation) if one else None for one in columns)
+        table.add_row(
+            f"its {ABLATED[ablation]}", *(f"{100 * value:.1f}" if value is not None else "" for value in values)
+        )
     table.add_section()
     for method in dict.fromkeys(one.cell.method for one in found if not one.cell.tunable and one.cell.target):
         table.add_row(method, *(_accuracy(baselines.get((method, sparsity)), first) for sparsity in sparsities))

@@ -32,6 +32,23 @@ class Settings(BaseSettings):
         description="an MLflow server that runs already; without it the embedded one is started",
     )
 
+    studies: str | None = Field(
+        None, description="database of the Optuna studies, e.g. postgresql+psycopg2://...; without it SQLite in `home`"
+    )
+    store: str | None = Field(
+        None, description="where score vectors are kept, e.g. s3://bucket/scores; without it a folder in `home`"
+    )
+
+    @property
+    def studies_url(self) -> str:
+        """SQLAlchemy URL of the Optuna studies."""
+        return self.studies or f"sqlite:///{self.home / 'studies.db'}"
+
+    @property
+    def store_url(self) -> str:
+        """Folder or object store of the score vectors, as a URL."""
+        return self.store or (self.home / "store").as_uri()
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.mlflow_port == self.api_port:

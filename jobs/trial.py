@@ -1,18 +1,37 @@
 """One trial: shared scores -> mask -> proxies -> training -> result. No Ray and no MLflow in here."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from cops import Mask, Pruning, combine, score
+from cops import Mask, Pruning, ScoreError, combine, prune, score
+from cops.flops import flops_share
+from cops.gradient import gradient_norm_ratio
 from cops.scores import Scores
-from jobs.identity import mask_settings
-from jobs.plan import Trial
+from jobs import checkpoints
+from jobs.data import Dataset, Samples
+from jobs.identity import key, mask_settings, trial_key
+from jobs.plan import Cell, ScoreTask, Trial
 from jobs.spec import Spec
-from jobs.train import accuracy, to_device, train
-from jobs.workloads import Dataset, Samples, build_model, load_data, scoring_batches
+from jobs.train import Trainer, accuracy
+from jobs.workloads import build_model, load_data, scoring_batches
+
+CHECKPOINT_SECONDS = 60.0  # between two: a trial that takes less than this writes none
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch of training that has ended: its number, from 1, mean training loss and validation accuracy."""
+
+    number: int
+    training_loss: float
+    validation_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -32,58 +51,90 @@ class Result:
     mask: Mask | None
 
 
-def compute_score(spec: Spec, model: str, data: str, name: str) -> Scores:
-    """The score vector `name` of a workload's freshly initialised network, on the CPU."""
-    device = best_device()
-    dataset = load_data(data)
-    network = build_model(model, dataset, spec.seed).to(device)
-    options = {"seed": spec.seed} if name == "random" else {}
-    scores = score(name, network, scored(spec, dataset), **options)
+def compute_score(spec: Spec, task: ScoreTask, data: Dataset | None = None) -> Scores:
+    """A score vector of a workload's freshly initialised network, on the CPU; `data` if it is in memory already.
+
+    Raises:
+        ScoreError: as `cops.score`; names the model.
+        UserError: as `build_model` and `load_data`.
+    """
+    device, seed = best_device(), spec.seed + task.seed
+    dataset = (data or load_data(task.data)).first(spec.samples)
+    network = build_model(task.model, dataset, seed).to(device)
+    try:
+        scores = score(task.score, network, scored(spec, dataset, seed), **_options(seed).get(task.score, {}))
+    except ScoreError as error:
+        raise ScoreError(f"{error} ({task.model} on {task.data})") from error
     return {parameter: values.cpu() for parameter, values in scores.items()}
 
 
-def run(spec: Spec, trial: Trial, scores: Callable[[str], Scores]) -> Result:
-    """Run a trial; `scores` gives the shared score vector of a name.
+def run(
+    spec: Spec,
+    trial: Trial,
+    scores: Callable[[str], Scores],
+    checkpoint: Path | None = None,
+    data: Dataset | None = None,
+) -> Generator[Epoch, None, Result]:
+    """Run a trial: yields after every epoch of training, returns the result.
 
-    On one kind of device the same trial gives the same mask and the same accuracies, bit for bit.
+    The same trial gives the same mask and, on the CPU, the same accuracies, bit for bit.
+
+    Args:
+        spec: the trial's sweep.
+        trial: what to run.
+        scores: gives the shared score vector of a name.
+        checkpoint: a file that training goes on from where it exists, and saves to now and then; epochs from before
+            are yielded again. Whoever gives it removes it.
+        data: the trial's data set, if it is in memory already.
+
+    Raises:
+        DivergedError: the training loss is no longer a number.
+        ScoreError: a round cannot score the network.
+        UserError: as `build_model` and `load_data`.
+        ValueError: no mask is as wanted.
     """
-    device = best_device()
-    dataset = load_data(trial.cell.data)
-    model = build_model(trial.cell.model, dataset, spec.seed).to(device)
+    device, seed = best_device(), spec.seed + trial.cell.seed
+    dataset = (data or load_data(trial.cell.data)).first(spec.samples)
+    model = build_model(trial.cell.model, dataset, seed).to(device)
     metrics: dict[str, float] = {}
-
-    started = time.perf_counter()
     mask = None
     if trial.cell.target:
-        needed = {name: scores(name) for name in (*trial.cell.target, *trial.cell.controls)}
-        pruning = combine(
-            needed,
-            target=dict(zip(trial.cell.target, trial.weights, strict=True)),
-            controls=trial.cell.controls,
-            sparsity=trial.cell.sparsity,
-            alpha=trial.alpha,
-        )
-        mask = Mask(pruning.mask.kept, mask_settings(spec, trial))
-        metrics |= _mask_metrics(trial, pruning)
-        metrics["dead_share"] = mask.health(model, dataset.train[0][:1]).dead_share
+        started = time.perf_counter()
+        batches = scored(spec, dataset, seed)
+        pruning = _prune(spec, trial, model, batches, scores)
+        kept = {name: kept.cpu() for name, kept in pruning.mask.kept.items()}
+        if trial.ablation == "shuffle":
+            kept = _shuffled(kept, trial.training_seed)
+        else:
+            metrics |= _solution_metrics(spec, trial, model, pruning)
+        mask = Mask(kept, mask_settings(spec, trial))
+        metrics |= _mask_metrics(model, mask, batches)
         metrics["seconds_mask"] = time.perf_counter() - started
+    if trial.ablation == "reinit":
+        other = int(key("reinit", [seed, trial.training_seed])[:8], 16)
+        model = build_model(trial.cell.model, dataset, other).to(device)
 
-    started = time.perf_counter()
-    curves: dict[str, list[float]] = {"training_loss": [], "validation_accuracy": []}
-    validation = to_device(dataset.validation, device)
-    for loss in train(model, mask, to_device(dataset.train, device), spec.training, trial.training_seed):
-        curves["training_loss"].append(loss)
-        curves["validation_accuracy"].append(accuracy(model, validation))
-    metrics["seconds_training"] = time.perf_counter() - started
+    dataset = dataset.to(device)
+    curves = yield from _train(spec, trial, model, mask, dataset, metrics, checkpoint)
     metrics["validation_accuracy"] = curves["validation_accuracy"][-1]
-    if trial.kind == "confirmation":
-        metrics["test_accuracy"] = accuracy(model, to_device(dataset.test, device))
+    if trial.kind != "search":
+        metrics["test_accuracy"] = accuracy(model, dataset, dataset.test)
     return Result(metrics, curves, mask.layer_density() if mask else {}, mask)
 
 
-def scored(spec: Spec, dataset: Dataset) -> list[Samples]:
-    """The training samples that every score of the sweep sees."""
-    return scoring_batches(dataset, spec.scoring.batches, spec.scoring.batch_size, spec.seed)
+def finish(running: Generator[Epoch, None, Result]) -> Result:
+    """The result of a trial that nobody stops."""
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+
+def scored(spec: Spec, dataset: Dataset, seed: int) -> list[Samples]:
+    """The training samples that every score of one initialisation sees."""
+    return scoring_batches(dataset, spec.scoring.batches, spec.scoring.batch_size, seed)
 
 
 def best_device() -> torch.device:
@@ -91,24 +142,105 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _mask_metrics(trial: Trial, pruning: Pruning) -> dict[str, float]:
-    """Exact sparsity, emptied layers, the solution's certificate and each control's multiplier and level."""
-    mask, solution = pruning.mask, pruning.solution
+def _options(seed: int) -> dict[str, dict[str, int]]:
+    """Options of scores that draw, by name."""
+    return {"random": {"seed": seed}}
+
+
+def _prune(
+    spec: Spec, trial: Trial, model: nn.Module, batches: list[Samples], scores: Callable[[str], Scores]
+) -> Pruning:
+    cell = trial.cell
+    target = dict(zip(cell.target, trial.weights, strict=True))
+    if cell.rounds == 1:
+        needed = {name: scores(name) for name in (*cell.target, *cell.controls)}
+        return combine(
+            needed, target=target, controls=cell.controls, alpha=trial.alpha, model=model, **_form(spec, cell)
+        )
+    return prune(
+        model,
+        batches,
+        target=target,
+        controls=cell.controls,
+        alpha=trial.alpha,
+        rounds=cell.rounds,
+        score_options=_options(spec.seed + cell.seed),
+        **_form(spec, cell),
+    )
+
+
+def _form(spec: Spec, cell: Cell) -> dict[str, Any]:
+    """Which masks a cell looks among, as arguments of `cops.prune`."""
+    exclude, floor = spec.pruning.exclude, spec.pruning.min_density
+    return {"sparsity": cell.sparsity, "layout": cell.layout, "exclude": exclude, "min_density": floor}
+
+
+def _shuffled(kept: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """As many weights kept of each layer, in random places."""
+    draws = torch.Generator().manual_seed(seed)
+    return {
+        name: mask.flatten()[torch.randperm(mask.numel(), generator=draws)].view_as(mask) for name, mask in kept.items()
+    }
+
+
+def _train(
+    spec: Spec,
+    trial: Trial,
+    model: nn.Module,
+    mask: Mask | None,
+    dataset: Dataset,
+    metrics: dict[str, float],
+    checkpoint: Path | None,
+) -> Generator[Epoch, None, dict[str, list[float]]]:
+    """Train to the end, or from a checkpoint on; curves by name. Adds the seconds that it took to `metrics`."""
+    trainer = Trainer(model, mask, dataset, spec.training, trial.training_seed)
+    curves: dict[str, list[float]] = {"training_loss": [], "validation_accuracy": []}
+    identity, before = trial_key(spec, trial), 0.0
+    if checkpoint is not None and (found := checkpoints.load(checkpoint, identity)) is not None:
+        trainer.restore(found["trainer"])
+        curves, before = found["curves"], found["seconds"]
+        for number, (loss, right) in enumerate(zip(*curves.values(), strict=True), start=1):
+            yield Epoch(number, loss, right)
+    started = saved = time.perf_counter()
+    while trainer.epochs < spec.training.epochs:
+        curves["training_loss"].append(trainer.epoch())
+        curves["validation_accuracy"].append(accuracy(model, dataset, dataset.validation))
+        now = time.perf_counter()
+        if checkpoint is not None and now - saved >= CHECKPOINT_SECONDS:
+            state = {"trainer": trainer.state(), "curves": curves, "seconds": before + now - started}
+            checkpoints.save(checkpoint, identity, state)
+            saved = now
+        yield Epoch(trainer.epochs, curves["training_loss"][-1], curves["validation_accuracy"][-1])
+    metrics["seconds_training"] = before + time.perf_counter() - started
+    return curves
+
+
+def _mask_metrics(model: nn.Module, mask: Mask, batches: list[Samples]) -> dict[str, float]:
+    """What a mask leaves of the network, its cost and its gradient."""
+    inputs = batches[0][0][:1]
     metrics = {
         "sparsity": mask.sparsity,
         "kept": mask.count,
         "emptied_layers": sum(density == 0 for density in mask.layer_density().values()),
-        "target_kept": solution.objective,
-        "gap": solution.gap,
+        "flops_share": flops_share(model, mask.kept, inputs),
+        "gradient_norm_ratio": gradient_norm_ratio(model, mask.kept, batches),
     }
-    for index, control in enumerate(trial.cell.controls):
-        alone = combine(pruning.scores, target=control, sparsity=trial.cell.sparsity).mask
+    with suppress(ValueError):  # a network through which no path can be followed, such as attention
+        metrics["dead_share"] = mask.health(model, inputs).dead_share
+    return metrics
+
+
+def _solution_metrics(spec: Spec, trial: Trial, model: nn.Module, pruning: Pruning) -> dict[str, float]:
+    """The solution's certificate, each control's multiplier and level; likeness to the masks of single scores."""
+    cell, solution = trial.cell, pruning.solution
+    metrics = {"target_kept": solution.objective, "gap": solution.gap}
+    for index, control in enumerate(cell.controls):
         metrics[f"multiplier_{control}"] = solution.multipliers[index]
         metrics[f"control_value_{control}"] = solution.controls[index]
-        metrics[f"similarity_{control}"] = mask.similarity(alone)
-    if trial.cell.controls:
-        target = dict(zip(trial.cell.target, trial.weights, strict=True))
-        metrics["similarity_target"] = mask.similarity(
-            combine(pruning.scores, target=target, sparsity=trial.cell.sparsity).mask
-        )
+        metrics[f"control_slack_{control}"] = solution.slack[index]
+    if cell.controls and cell.rounds == 1:  # in rounds, the scores of the last are those of this mask's own network
+        alone = {control: {control: 1.0} for control in cell.controls}
+        for name, target in {**alone, "target": dict(zip(cell.target, trial.weights, strict=True))}.items():
+            other = combine(pruning.scores, target=target, model=model, **_form(spec, cell)).mask
+            metrics[f"similarity_{name}"] = pruning.mask.similarity(other)
     return metrics

@@ -4,15 +4,20 @@ import logging
 import math
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cops.scores import Scores
+from jobs.data import Dataset
 from jobs.errors import UserError
-from jobs.plan import Trial, scores_needed
+from jobs.identity import key, score_settings, trial_key
+from jobs.limits import Limits
+from jobs.plan import ScoreTask, Trial, score_tasks
+from jobs.scorestore import ScoreStore
 from jobs.search import Search
+from jobs.settings import Settings
 from jobs.spec import Spec
 
 # Read when Ray is imported or starts: no usage statistics; a local Ray listens on loopback alone; no result files of
@@ -20,22 +25,25 @@ from jobs.spec import Spec
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its old output is silent when told to be
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")  # nothing is restored from Tune's own state
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 if not os.environ.get("RAY_ADDRESS"):
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray
 import torch
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from jobs.tracking import Tracker
-from jobs.trial import compute_score, run
+from jobs.control import Watch
+from jobs.feed import Feed, OnChange
+from jobs.tracking import Session, Tracker
+from jobs.trial import Epoch, Result, compute_score, run
+from jobs.worker import Worker
+from jobs.workloads import load_data
 
 logging.getLogger("ray").setLevel(logging.ERROR)  # Tune warns that its own result files, which we disable, are missing
-
-OUTCOME = "outcome/"
-OnChange = Callable[[Search], None]
-ScoreRefs = dict[tuple[str, str, str], "ray.ObjectRef[Any]"]
 
 
 @contextmanager
@@ -47,7 +55,12 @@ def connected(spec: Spec) -> Iterator[None]:
     """
     address = os.environ.get("RAY_ADDRESS") or None
     try:
-        ray.init(include_dashboard=False if address is None else None, configure_logging=False, log_to_driver=False)
+        ray.init(
+            address or "local",  # without a word of it, Ray would join a cluster that someone else runs here
+            include_dashboard=False if address is None else None,
+            configure_logging=False,
+            log_to_driver=False,
+        )
     except (ConnectionError, ValueError) as error:
         raise UserError(f"no Ray cluster answers at RAY_ADDRESS = '{address}': {error}") from None
     try:
@@ -63,98 +76,146 @@ def connected(spec: Spec) -> Iterator[None]:
         ray.shutdown()
 
 
-def fit(spec: Spec, sweep: str, tracking_uri: str, on_change: OnChange) -> Search:
-    """Run a sweep on the connected cluster; `on_change` is called after each change. All outcomes by cell."""
-    scores = {
-        needed: _compute_score.options(num_cpus=spec.resources.cpu, num_gpus=spec.resources.gpu).remote(spec, *needed)
-        for needed in scores_needed(spec)
+def disconnect() -> None:
+    """Leave the cluster at once, which ends all that this process runs on it."""
+    ray.shutdown()
+
+
+def fit(
+    search: Search,
+    session: Session,
+    settings: Settings,
+    tracker: Tracker,
+    on_change: OnChange,
+    runner: Callable[..., Generator[Epoch, None, Result]] = run,
+) -> int:
+    """Run a sweep's search on the connected cluster, until it is finished or interrupted.
+
+    Args:
+        search: what to run; keeps all outcomes.
+        session: of the sweep, in MLflow.
+        settings: where score vectors and checkpoints are kept.
+        tracker: speaks to the MLflow server, which workers must reach too.
+        on_change: called after each change.
+        runner: what runs a trial; another one in benchmarks.
+
+    Returns:
+        How many score vectors had to be computed; the others were in the store.
+    """
+    if search.finished:
+        return 0
+    spec = search.spec
+    tasks, data = _needed(search)
+    resources = {"num_cpus": spec.resources.cpu, "num_gpus": spec.resources.gpu}
+    datasets = {name: _load.options(num_cpus=spec.resources.cpu).remote(name) for name in data}
+    scores: dict[ScoreTask, Any] = {
+        task: _score.options(**resources).remote(spec, task, settings.store_url, datasets[task.data]) for task in tasks
     }
-    search = Search(spec)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(_slots(spec))  # one at a time is Tune's default with a searcher
-    trainable = tune.with_parameters(SweepTrial, spec=spec, sweep=sweep, tracking_uri=tracking_uri, scores=scores)
-    with tempfile.TemporaryDirectory(prefix="cops-tune-") as scratch:
+    feed = Feed(search, session, tracker, Limits(spec, session.spent, slots(spec)), on_change)
+    watch = Watch(feed.limits, search, session, tracker)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots(spec))  # one at a time is Tune's default with a searcher
+    trainable = tune.with_parameters(
+        SweepTrial,
+        spec=spec,
+        session=session,
+        tracker=tracker,
+        checkpoints=settings.home / "checkpoints",
+        scores={task: vectors for task, (vectors, _) in scores.items()},
+        datasets=datasets,
+        runner=runner,
+    )
+    with tempfile.TemporaryDirectory(prefix="cops-tune-") as scratch, watch:
         tune.Tuner(
             tune.with_resources(trainable, {"cpu": spec.resources.cpu, "gpu": spec.resources.gpu}),
-            tune_config=tune.TuneConfig(search_alg=_Searcher(search, on_change), num_samples=-1, reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                search_alg=_Searcher(feed), scheduler=_Scheduler(feed), num_samples=-1, reuse_actors=True
+            ),
             run_config=tune.RunConfig(
-                name=sweep,
+                name=session.run,
                 storage_path=scratch,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=2),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
-    return search
+    flags = ray.wait([flag for _, flag in scores.values()], num_returns=len(scores), timeout=0)[0] if scores else []
+    return sum(_flag(flag) for flag in flags)
 
 
 class SweepTrial(tune.Trainable):
-    """A worker's actor. It outlives its trials, so that processes, data sets and scores are set up once."""
+    """A worker's actor, for Tune. It outlives its trials, so that processes, data and scores are set up once."""
 
     def setup(  # type: ignore[override]  # tune.with_parameters adds the keywords
-        self, config: dict[str, Any], *, spec: Spec, sweep: str, tracking_uri: str, scores: ScoreRefs
+        self,
+        config: dict[str, Any],
+        *,
+        spec: Spec,
+        session: Session,
+        tracker: Tracker,
+        checkpoints: Path,
+        scores: dict[ScoreTask, Any],
+        datasets: dict[str, Any],
+        runner: Callable[..., Generator[Epoch, None, Result]],
     ) -> None:
-        """Called once per actor; `scores` are computed elsewhere and fetched when a trial asks."""
+        """Called once per actor; scores and data are object references, fetched when a trial asks."""
         torch.set_num_threads(max(1, math.floor(spec.resources.cpu)))
-        self._spec, self._sweep = spec, sweep
-        self._tracker = Tracker(tracking_uri)
-        self._refs = scores
-        self._scores: dict[tuple[str, str, str], Scores] = {}
+        self._spec, self._checkpoints = spec, checkpoints
+        self._score_refs, self._data_refs = scores, datasets
+        self._run = runner
+        self._scores: dict[ScoreTask, Scores] = {}
+        self._datasets: dict[str, Dataset] = {}
+        self._worker = Worker(spec, session, tracker, self._trial)
+        self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take another trial; nothing of the last one matters to it."""
-        self.config = new_config
+        """Take another batch; nothing of the last one matters to it."""
+        self._worker.take([Trial.from_dict(trial) for trial in new_config["batch"]])
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the whole trial. A trial that fails says so and leaves the actor in service."""
-        trial, started = Trial.from_dict(self.config["trial"]), time.time()
+        """Go on for a second or more, and say what happened."""
+        return {"events": self._worker.advance(), "done": self._worker.done}
+
+    def _trial(self, trial: Trial) -> Generator[Epoch, None, Result]:
+        checkpoint = self._checkpoints / f"{trial_key(self._spec, trial)}.pt"
         try:
-            result = run(self._spec, trial, lambda name: self._score(trial, name))
-            self._tracker.log_trial(self._spec, self._sweep, trial, result, started)
-        except Exception as error:  # whatever a model, a score or the tracking server raises
-            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-            reason = f"{type(cause).__name__}: {cause}"
-            self._tracker.log_failure(self._spec, self._sweep, trial, reason, started)
-            return {"done": True, "failure": reason}
-        return {"done": True, "outcome": result.metrics}
+            result = yield from self._run(
+                self._spec, trial, lambda name: self._score(trial, name), checkpoint, self._dataset(trial.cell.data)
+            )
+        except GeneratorExit:  # stopped early, for good
+            checkpoint.unlink(missing_ok=True)
+            raise
+        checkpoint.unlink(missing_ok=True)
+        return result
 
     def _score(self, trial: Trial, name: str) -> Scores:
-        key = (trial.cell.model, trial.cell.data, name)
-        if key not in self._scores:
-            self._scores[key] = ray.get(self._refs[key])
-        return self._scores[key]
+        task = ScoreTask(trial.cell.model, trial.cell.data, trial.cell.seed, name)
+        if task not in self._scores:
+            self._scores[task] = ray.get(self._score_refs[task])
+        return self._scores[task]
+
+    def _dataset(self, name: str) -> Dataset:
+        if name not in self._datasets:
+            self._datasets[name] = Dataset.from_arrays(ray.get(self._data_refs[name]))
+        return self._datasets[name]
 
 
 class _Searcher(Searcher):
-    """Hands the trials of a `Search` to Tune, and Tune's results back."""
+    """Hands batches to Tune, and its trials' ends back."""
 
-    def __init__(self, search: Search, on_change: OnChange) -> None:
+    def __init__(self, feed: Feed) -> None:
         super().__init__()
-        self._search = search
-        self._on_change = on_change
-        self._trials: dict[str, Trial] = {}
+        self._feed = feed
 
     def suggest(self, trial_id: str) -> Any:
-        trial = self._search.ask()
-        if trial is None:
-            return str(Searcher.FINISHED) if self._search.finished else None
-        self._trials[trial_id] = trial
-        self._on_change(self._search)
-        return {"trial": trial.to_dict()}
+        batch = self._feed.next(trial_id)
+        if not batch:
+            return str(Searcher.FINISHED) if self._feed.search.finished else None
+        return {"batch": [trial.to_dict() for trial in batch]}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        trial = self._trials.pop(trial_id)
-        result = result or {}
-        outcome = {  # Tune flattens what a trial returns
-            key.removeprefix(OUTCOME): value for key, value in result.items() if key.startswith(OUTCOME)
-        }
-        if error or not outcome:
-            self._search.tell(
-                trial, None, result.get("failure", "its worker was lost, or MLflow could not be reached from it")
-            )
-        else:
-            self._search.tell(trial, outcome)
-        self._on_change(self._search)
+        if result and result.get("done") and not error:
+            self._feed.take(trial_id, result["events"])
+        self._feed.over(trial_id, lost=error)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for a restore that we do not use."""
@@ -167,16 +228,62 @@ class _Searcher(Searcher):
         """Nothing was saved."""
 
 
+class _Scheduler(FIFOScheduler):
+    """Passes on what a batch reports while it runs, and Tune's word on why a worker was lost."""
+
+    def __init__(self, feed: Feed) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._feed = feed
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return self.STOP if self._feed.take(trial.trial_id, result["events"]) else self.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        if trial.run_metadata.num_failures == 0:  # Tune does not count the end of a node that was announced
+            self._feed.preempted(trial.trial_id)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as in the searcher."""
+        return {}
+
+
 @ray.remote
-def _compute_score(spec: Spec, model: str, data: str, name: str) -> Scores:
+def _load(name: str) -> dict[str, Any]:
+    """A data set as arrays, decoded once; every process of a node reads the same memory."""
+    return load_data(name).to_arrays()
+
+
+@ray.remote(num_returns=2)
+def _score(spec: Spec, task: ScoreTask, store_url: str, arrays: dict[str, Any]) -> tuple[Scores, bool]:
+    """A score vector, and whether it had to be computed."""
     torch.set_num_threads(max(1, math.floor(spec.resources.cpu)))
-    return compute_score(spec, model, data, name)
+    store, name = ScoreStore(store_url), key("score", score_settings(spec, task))
+    scores = store.get(name)
+    if scores is not None:
+        return scores, False
+    scores = compute_score(spec, task, Dataset.from_arrays(arrays))
+    store.put(name, scores)
+    return scores, True
 
 
-def _slots(spec: Spec) -> int:
+def _needed(search: Search) -> tuple[list[ScoreTask], list[str]]:
+    """Distinct score vectors and data sets of the cells that have something left to run."""
+    left = [cell for cell, state in search.cells.items() if not state.finished]
+    tasks = dict.fromkeys(task for cell in left for task in score_tasks(cell))
+    return list(tasks), list(dict.fromkeys(cell.data for cell in left))
+
+
+def _flag(flag: Any) -> bool:
+    try:
+        return bool(ray.get(flag))
+    except ray.exceptions.RayError:  # the trials that needed it have said why
+        return False
+
+
+def slots(spec: Spec) -> int:
     """How many trials the cluster runs at once."""
     total, needed = ray.cluster_resources(), spec.resources
-    slots = [total.get("CPU", 1) / needed.cpu]
+    found = [total.get("CPU", 1) / needed.cpu]
     if needed.gpu:
-        slots.append(total.get("GPU", 0) / needed.gpu)
-    return max(1, int(min(slots)))
+        found.append(total.get("GPU", 0) / needed.gpu)
+    return max(1, int(min(found)))

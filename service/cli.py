@@ -1,7 +1,6 @@
 """The console command `cops`."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,12 +11,12 @@ from jobs.settings import Settings
 app = typer.Typer(help="COPS: sweeps that find the best mask of a network.", no_args_is_help=True)
 
 
-@app.command()
-def sweep(file: Annotated[Path, typer.Argument(help="sweep file, e.g. jobs/sweeps/demo.yaml")]) -> None:
-    """Run a sweep, here or in the Ray cluster that RAY_ADDRESS names; the same as `python -m jobs FILE`."""
-    from jobs.__main__ import sweep as run_sweep
+@app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def sweep(arguments: Annotated[list[str] | None, typer.Argument(metavar="FILE [OPTIONS]")] = None) -> None:
+    """Run a sweep, here or in the Ray cluster that RAY_ADDRESS names; the same as `python -m jobs`, see its --help."""
+    from jobs.__main__ import main as jobs
 
-    raise typer.Exit(run_sweep(file))
+    raise typer.Exit(jobs(arguments or []))
 
 
 @app.command()

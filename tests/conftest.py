@@ -74,3 +74,13 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     done = run_command(home, "-m", "jobs", str(SMOKE))
     assert done.returncode == 0, done.stdout + done.stderr
     return Swept(home, done.stdout)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the golden figures: COPS_SHARED, or `shared` beside the checkout."""
+    given = os.environ.get("COPS_SHARED")
+    folder = Path(given) if given else ROOT.parent / "shared"
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"no golden figures: '{folder}' has no folder 'golden'; set COPS_SHARED to the folder that has")
+    return folder

@@ -27,7 +27,7 @@ from playwright.sync_api import Page, sync_playwright
 from cops import Mask
 from cops.network import prunable
 from jobs.workloads import build_model, load_data
-from tests.conftest import ROOT, SMOKE, Swept, free_port, new_home, run_command
+from tests.conftest import ROOT, SMOKE, Home, Swept, free_port, new_home, run_command
 
 CHROMIUM = shutil.which("chromium")
 TIMEOUT = 120
@@ -72,7 +72,7 @@ def runs_of(swept: Swept) -> list[Run]:
 
 
 def test_the_sweep_prints_its_table(swept: Swept) -> None:
-    assert "trials 7/7 0 running" in swept.output
+    assert "trials 7/7 7 done" in swept.output
     for line in ("best COPS mask", "snip|grasp", "alpha", "magnitude", "dense", "make serve"):
         assert line in swept.output
     assert "Traceback" not in swept.output
@@ -198,14 +198,27 @@ def test_a_person_finds_the_sweep_in_the_browser(served: Swept, page: Page) -> N
     page.get_by_role("link", name="smoke").wait_for(timeout=60_000)
 
 
+def test_mlflow_shows_the_report_inline(served: Swept, page: Page) -> None:
+    parent = next(run for run in runs_of(served) if run.data.tags["cops.kind"] == "sweep").info
+    runs = f"http://127.0.0.1:{served.home.mlflow_port}/#/experiments/{parent.experiment_id}/runs"
+    page.goto(f"{runs}/{parent.run_id}/artifacts/report.html")
+    report = page.frame_locator("iframe")
+    report.get_by_role("heading", name="Sweep smoke").wait_for(timeout=60_000)
+    assert report.locator("tbody tr").count() == 3  # dense, magnitude, snip|grasp
+    widths = report.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)")
+    assert len(widths) >= 6
+    assert all(width > 300 for width in widths)
+
+
 def test_the_api_documents_itself(served: Swept) -> None:
     schema = get(served, "/openapi.json")
     assert isinstance(schema, dict)
     assert {"/v1/masks", "/v1/masks/best", "/v1/masks/{mask_id}", "/v1/masks/{mask_id}/file"} <= set(schema["paths"])
 
 
-def test_an_interrupted_sweep_keeps_what_it_has(tmp_path: Path) -> None:
-    """Ctrl-C in the middle: exit code 130, the table so far, the sweep's run KILLED, nothing left running."""
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "cancelled")])
+def test_an_interrupted_sweep_keeps_what_it_has(tmp_path: Path, number: signal.Signals, word: str) -> None:
+    """Ctrl-C, or `ray job stop`, in the middle: exit code 130, the table so far, run KILLED, nothing left running."""
     home = new_home(tmp_path / "home")
     command = [sys.executable, "-m", "jobs", "jobs/sweeps/demo.yaml"]
     sweep = subprocess.Popen(command, cwd=ROOT, env=home.environment, stdout=subprocess.PIPE, text=True)
@@ -215,10 +228,10 @@ def test_an_interrupted_sweep_keeps_what_it_has(tmp_path: Path) -> None:
         line = sweep.stdout.readline()
         assert line, said
         said += line
-    sweep.send_signal(signal.SIGINT)
+    sweep.send_signal(number)
     said += sweep.communicate(timeout=TIMEOUT)[0]
     assert sweep.returncode == 130
-    assert re.search(r"interrupted: \d+ of 102 trials have ended", said)
+    assert re.search(rf"{word}: \d+ of 102 trials have ended", said)
     assert "* one search run, not confirmed" in said
     assert not (home.path / "mlflow.pid").exists()
 
@@ -281,37 +294,72 @@ def ray_head(swept: Swept) -> Iterator[tuple[str, dict[str, str]]]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def submit(ray_head: tuple[str, dict[str, str]], file: str) -> subprocess.CompletedProcess[str]:
+def submit(ray_head: tuple[str, dict[str, str]], file: str, home: Home) -> subprocess.CompletedProcess[str]:
     """`ray job submit` of a sweep file, followed to its end."""
     address, env = ray_head
+    where = {name: value for name, value in home.environment.items() if name.startswith("COPS_")}
     command = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", address]
-    command += ["--working-dir", ".", "--", "python", "-m", "jobs", file]
+    command += ["--working-dir", ".", "--runtime-env-json", json.dumps({"env_vars": where})]
+    command += ["--", "python", "-m", "jobs", file]
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
 
 
-def test_the_same_sweep_as_a_ray_job(served: Swept, ray_head: tuple[str, dict[str, str]]) -> None:
-    """`ray job submit` to a real cluster: the same trials with the same accuracies, in the same MLflow."""
-    before = {run.info.run_id for run in runs_of(served)}
-    done = submit(ray_head, str(SMOKE.relative_to(ROOT)))
+def ended(home: Home) -> dict[str, dict[str, float]]:
+    """Metrics of the finished trials of an embedded MLflow, by key."""
+    database = sqlite3.connect(home.path / "mlflow.db")
+    trials = database.execute(
+        "select value, run_uuid from tags join runs using (run_uuid) where key = 'cops.trial' and status = 'FINISHED'"
+    ).fetchall()
+    found = {
+        key: dict(database.execute("select key, value from latest_metrics where run_uuid = ?", (run,)))
+        for key, run in trials
+    }
+    assert len(found) == len(trials)
+    database.close()
+    return found
+
+
+def test_the_same_sweep_as_a_ray_job(
+    served: Swept, ray_head: tuple[str, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """`ray job submit` to a real cluster, with an MLflow of its own: the same trials with the same accuracies."""
+    home = new_home(tmp_path_factory.mktemp("job") / "home")
+    done = submit(ray_head, str(SMOKE.relative_to(ROOT)), home)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "best COPS mask" in done.stdout
 
-    runs = [run for run in runs_of(served) if "cops.trial" in run.data.tags]
-    local, remote = (
-        {run.data.tags["cops.trial"]: run for run in runs if (run.info.run_id in before) == here}
-        for here in (True, False)
-    )
+    local, remote = ended(served.home), ended(home)
     shared = local.keys() & remote.keys()
     # Which alphas TPE proposes depends on which trial ends first; whatever ran in both must agree.
     assert len(remote) == len(local) == 7
     assert len(shared) >= 5
     for key in shared:
         for metric in ("validation_accuracy", "test_accuracy", "target_kept"):
-            assert local[key].data.metrics.get(metric) == remote[key].data.metrics.get(metric)
+            assert local[key].get(metric) == remote[key].get(metric)
 
 
-def test_a_job_with_bad_input_fails_with_its_one_line(ray_head: tuple[str, dict[str, str]]) -> None:
-    done = submit(ray_head, "nowhere.yaml")
+def test_what_has_run_is_not_run_again(served: Swept, tmp_path: Path) -> None:
+    """The same command on a finished sweep prints its table; another sweep takes over what it shares with it."""
+    before = ended(served.home)
+    again = run_command(served.home, "-m", "jobs", str(SMOKE))
+    assert again.returncode == 0, again.stdout + again.stderr
+    table = served.output[served.output.index("convnet on digits") :]
+    assert again.stdout.endswith(table)
+    assert "known already: 7 trials" in again.stdout
+    assert ended(served.home) == before
+
+    tree = yaml.safe_load(SMOKE.read_text()) | {"name": "larger", "search": {"trials": 3}}
+    (tmp_path / "larger.yaml").write_text(yaml.safe_dump(tree))
+    more = run_command(served.home, "-m", "jobs", str(tmp_path / "larger.yaml"))
+    assert more.returncode == 0, more.stdout + more.stderr
+    after = ended(served.home)
+    assert before.items() <= after.items()
+    assert len(after) <= len(before) + 2  # one search trial, and a confirmation if it wins
+    assert "score vectors computed: 0" in more.stdout
+
+
+def test_a_job_with_bad_input_fails_with_its_one_line(served: Swept, ray_head: tuple[str, dict[str, str]]) -> None:
+    done = submit(ray_head, "nowhere.yaml", served.home)
     assert done.returncode != 0
     assert "sweep file 'nowhere.yaml' does not exist" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout

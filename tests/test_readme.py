@@ -22,11 +22,10 @@ def test_the_method_alone() -> None:
     exec(code, {})
 
 
-def test_the_sweep_file_is_valid_and_shows_the_defaults() -> None:
+def test_the_sweep_file_is_valid() -> None:
     (text,) = blocks("yaml")
     spec = Spec.model_validate(yaml.safe_load(text))
-    for key in ("search", "training", "confirmations", "scoring", "seed", "resources"):
-        assert getattr(spec, key) == Spec.model_fields[key].default, key
+    assert len(spec.workloads) == 3
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "sweeps").glob("*.yaml")), ids=lambda path: path.name)

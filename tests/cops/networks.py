@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from jobs import models
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -98,19 +100,10 @@ class Tied(nn.Module):
         return logits
 
 
-def vgg16(scale: int = 1) -> nn.Sequential:
+def vgg16(scale: int = 1) -> nn.Module:
     """CIFAR's VGG-16 with batch norm, `scale` times narrower; inputs (n, 3, 32, 32), 10 classes."""
     torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    channels = 3
-    for width in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512):
-        if not width:
-            layers.append(nn.MaxPool2d(2))
-            continue
-        layers += [nn.Conv2d(channels, width // scale, 3, padding=1), nn.BatchNorm2d(width // scale), nn.ReLU()]
-        channels = width // scale
-        nn.init.kaiming_normal_(layers[-3].weight)  # type: ignore[arg-type]
-    return nn.Sequential(*layers, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(channels, 10))
+    return models.vgg16((3, 32, 32), 10, width=1 / scale)
 
 
 @contextmanager

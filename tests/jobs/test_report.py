@@ -4,7 +4,7 @@ from rich.console import Console
 
 from jobs.plan import Trial
 from jobs.report import best_masks, legend, standings, tables
-from jobs.search import Search
+from jobs.search import Failure, Search
 from jobs.spec import Spec
 from tests.conftest import SMOKE
 
@@ -69,7 +69,7 @@ def test_an_unconfirmed_figure_never_beats_a_confirmed_one() -> None:
     search = Search(spec)
     while (trial := search.ask()) is not None:
         lost = trial.kind == "confirmation" and trial.cell.target == ("synflow",)
-        search.tell(trial, None if lost else outcome(trial), "lost" if lost else None)
+        search.tell(trial, None if lost else outcome(trial), Failure("lost") if lost else None)
     assert best_masks(standings(search))[0.9].cell.target == ("snip",)
 
 
@@ -90,3 +90,15 @@ def test_the_best_mask_is_a_combined_one() -> None:
 def test_a_sweep_without_any_result_prints_no_table() -> None:
     spec = Spec.load(SMOKE)
     assert tables(standings(Search(spec))) == []
+
+
+def test_each_initialisation_has_a_table_of_its_own() -> None:
+    tree = Spec.load(SMOKE).model_dump(mode="json") | {"baselines": ["snip"], "confirmations": 0}
+    search = Search(Spec.model_validate(tree | {"grid": tree["grid"] | {"seeds": [0, 3]}}))
+    while (trial := search.ask()) is not None:
+        search.tell(trial, {"validation_accuracy": 0.9 if trial.cell.seed else 0.8})
+    text = printed(search)
+    first, second = text.split("convnet on digits, seed 3")
+    assert "80.0*" in first
+    assert "90.0*" not in first
+    assert "90.0*" in second

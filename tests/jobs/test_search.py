@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from jobs.plan import Cell, Trial, cells, scores_needed
-from jobs.search import Search, stick_breaking
+from jobs.search import Failure, Search
 from jobs.spec import Spec
+from jobs.studies import stick_breaking
 from tests.conftest import SMOKE
 
 
@@ -35,7 +36,7 @@ def run_all(search: Search, accuracy: Callable[[Trial], float | None], workers: 
         ran.append(trial)
         value = accuracy(trial)
         outcome = None if value is None else {"validation_accuracy": value, "test_accuracy": value}
-        search.tell(trial, outcome, "broken" if value is None else None)
+        search.tell(trial, outcome, Failure("broken") if value is None else None)
     return ran
 
 
@@ -151,7 +152,7 @@ def test_plan_enumerates_grid_and_baselines_once() -> None:
             for pair in ("snip|grasp", "snip+synflow|grasp", "synflow|grasp,magnitude")
         ),
     ]
-    assert [score for _, _, score in scores_needed(spec)] == ["random", "snip", "grasp", "synflow", "magnitude"]
+    assert [task.score for task in scores_needed(spec)] == ["random", "snip", "grasp", "synflow", "magnitude"]
 
 
 def test_names_that_a_person_reads() -> None:

@@ -1,0 +1,77 @@
+"""Stop, cancel and resume: said by a tag on the sweep's run, heard by the process that drives it."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+from jobs.limits import Limits
+from jobs.search import Search
+from jobs.tracking import Session, Tracker
+
+POLL_SECONDS = 3.0
+STOP, CANCEL = "stop", "cancel"
+
+
+def stop(tracker: Tracker, sweep: str) -> None:
+    """Let the running trials of a sweep end, and start no more; `sweep` is its MLflow run."""
+    tracker.set_control(sweep, STOP)
+
+
+def cancel(tracker: Tracker, sweep: str) -> None:
+    """End a sweep and its running trials. Either way `python -m jobs` with the same file resumes it."""
+    tracker.set_control(sweep, CANCEL)
+
+
+class CancelledError(KeyboardInterrupt):
+    """Someone, or `ray job stop`, wants this process to end at once."""
+
+
+@contextmanager
+def cancellable() -> Iterator[None]:
+    """Raise CancelledError in the main thread at SIGTERM, which Python and Ray would take for a sudden end."""
+
+    def cancelled(_number: int, _frame: object) -> None:
+        raise CancelledError
+
+    before = signal.signal(signal.SIGTERM, cancelled)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Watch(threading.Thread):
+    """Listens, while the main thread runs a sweep, for what is wanted of it, and notes what it has used up."""
+
+    def __init__(self, limits: Limits, search: Search, session: Session, tracker: Tracker) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._limits, self._search, self._session, self._tracker = limits, search, session, tracker
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Listen until `__exit__`."""
+        while not self._over.wait(POLL_SECONDS):
+            try:
+                wish = self._tracker.wish(self._session.run)
+                self._tracker.set_spent(self._session.run, self._limits.spent(self._search))
+            except Exception:  # noqa: S112  # the server may be back the next time
+                continue
+            if wish.session != self._session.id:
+                self._search.close("another process has taken over the sweep", "KILLED")
+            elif wish.control == STOP:
+                self._search.close("stopped", "KILLED")
+            if wish.session != self._session.id or wish.control == CANCEL:
+                self._search.close("cancelled", "KILLED")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()

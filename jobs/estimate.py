@@ -1,0 +1,94 @@
+"""What a sweep will cost, before anything is run: its counts are exact, its hours assume a speed."""
+
+from dataclasses import dataclass
+from functools import cache
+
+from rich.table import Table
+
+from cops.flops import multiply_adds
+from jobs.plan import Cell, Trial, ablations, cells, confirmations, scores_needed
+from jobs.spec import Spec
+from jobs.workloads import build_model, load_data
+
+GPU_SPEED, CORE_SPEED = 1e13, 1e10  # operations per second that training gets out of a GPU, and out of a CPU core
+STEP = 3  # a training step costs about three forward passes
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What there is to run, for one cell or for several together.
+
+    Args:
+        search: number of search trials.
+        confirmation: number of confirmation runs.
+        ablation: number of ablation runs.
+        rounds: number of score vectors that trials take again in their rounds.
+        operations: floating-point operations of all that, of which a multiply-add is two.
+    """
+
+    search: int
+    confirmation: int
+    ablation: int
+    rounds: int
+    operations: float
+
+    @property
+    def trials(self) -> int:
+        """Number of trials of all kinds."""
+        return self.search + self.confirmation + self.ablation
+
+
+def estimates(spec: Spec) -> dict[Cell, Estimate]:
+    """What each cell takes if nothing of it has been run before.
+
+    Builds the networks and reads the data, but trains and scores nothing.
+
+    Raises:
+        UserError: a network cannot be built, or data cannot be read.
+    """
+
+    @cache
+    def forward(model: str, data: str) -> tuple[float, int, int]:
+        """Operations of one sample's forward pass; numbers of training and of validation samples."""
+        dataset = load_data(data).first(spec.samples)
+        network = build_model(model, dataset, spec.seed)
+        cost = 2 * sum(multiply_adds(network, dataset.ready(dataset.train[0][:1])).values())
+        return cost, len(dataset.train[1]), len(dataset.validation[1])
+
+    found = {}
+    for cell in cells(spec):
+        winner = Trial(cell, (), ())
+        search = spec.search.trials if cell.tunable else 1
+        counts = search, len(confirmations(spec, winner)), len(ablations(spec, winner))
+        cost, training, validation = forward(cell.model, cell.data)
+        scores = len((*cell.target, *cell.controls)) * cell.rounds if cell.rounds > 1 else 0
+        scoring = min(spec.scoring.batches * spec.scoring.batch_size, training)
+        passes = spec.training.epochs * (STEP * training + validation) + STEP * scores * scoring
+        found[cell] = Estimate(*counts, rounds=sum(counts) * scores, operations=sum(counts) * passes * cost)
+    return found
+
+
+def dry_run(spec: Spec) -> Table:
+    """The counts and hours of a sweep, as a table to print.
+
+    Raises:
+        UserError: as `estimates`.
+    """
+    every = estimates(spec)
+    total = {name: sum(getattr(one, name) for one in every.values()) for name in Estimate.__dataclass_fields__}
+    trials = sum(one.trials for one in every.values())
+    kinds = [f"{total[kind]} {kind}" for kind in ("search", "confirmation", "ablation") if total[kind]]
+    baselines = sum(not cell.tunable for cell in every)
+    gpu = spec.resources.gpu > 0
+    hours = total["operations"] / (GPU_SPEED if gpu else CORE_SPEED) / 3600
+    speed = "10 TFLOP/s per GPU" if gpu else "10 GFLOP/s per CPU core"
+
+    table = Table(title=f"sweep '{spec.name}' would run", title_justify="left", box=None, show_header=False)
+    table.add_row("cells", str(len(every)), f"{len(every) - baselines} tuned, {baselines} baselines")
+    table.add_row("trials", str(trials), f"{', '.join(kinds)}; fewer where earlier sweeps ran the same")
+    table.add_row("score computations", str(len(scores_needed(spec))), "distinct, each once for all trials")
+    if total["rounds"]:
+        table.add_row("", str(total["rounds"]), "taken again within trials, in rounds")
+    unit = "GPU hours" if gpu else "CPU core hours"
+    table.add_row(unit, f"{hours:.2g}", f"a rough guess: multiply-adds of training, at {speed}")
+    return table

@@ -1,0 +1,98 @@
+"""Between the search, whose trials may take milliseconds, and Ray Tune, whose trials should not. Knows no Ray."""
+
+from collections.abc import Callable, Sequence
+
+from jobs.identity import trial_key
+from jobs.known import Outcome
+from jobs.limits import Limits
+from jobs.plan import Trial
+from jobs.search import Failure, Search
+from jobs.tracking import Session, Tracker
+from jobs.worker import Event
+
+BATCH_SECONDS = 3.0  # how long the trials of a batch take together, where each takes less
+LARGEST = 128  # trials of a batch
+PER_CELL = 8  # trials of a batch for each cell: results teach the search what to propose next
+OnChange = Callable[[Search, Limits], None]
+
+
+class Feed:
+    """Makes batches of the search's trials, and takes back what happens to them."""
+
+    def __init__(self, search: Search, session: Session, tracker: Tracker, limits: Limits, on_change: OnChange) -> None:
+        self.search, self.limits = search, limits
+        self._session, self._tracker = session, tracker
+        self._on_change = on_change
+        self._batches: dict[str, dict[int, Trial]] = {}  # what is not over yet, by Tune's id and index
+        self._preempted: set[str] = set()
+
+    def next(self, batch_id: str) -> list[Trial]:
+        """The next batch; empty if all is finished or waits."""
+        batch: list[Trial] = []
+        size = self._size()
+        while len(batch) < size:
+            self.limits.apply(self.search)
+            trial = self.search.ask()
+            if trial is None:
+                break
+            batch.append(trial)
+        if batch:
+            self._batches[batch_id] = dict(enumerate(batch))
+            self._on_change(self.search, self.limits)
+        return batch
+
+    def take(self, batch_id: str, events: Sequence[Event]) -> bool:
+        """Take note of what happened to a batch; whether its trial should stop, which then is over."""
+        batch = self._batches[batch_id]
+        ended = {event["index"] for event in events if "epoch" not in event}
+        for event in events:
+            trial = batch.get(event["index"])
+            if trial is None:  # Tune tells the last events of a stopped trial again
+                continue
+            if "epoch" in event:
+                if self.search.report(trial, event["epoch"], event["value"]) and event["index"] not in ended:
+                    self._tracker.stop_trial(self.search.spec, trial, event["run"], event["epoch"])
+                    self._end(batch, event, None, None)
+                    return True
+                continue
+            failure = Failure(event["failure"], event["kind"]) if "failure" in event else None
+            self._end(batch, event, event.get("outcome"), failure)
+        return False
+
+    def over(self, batch_id: str, *, lost: bool) -> None:
+        """A batch has ended. What a lost worker left undone is looked up, and tried again if it did not finish."""
+        batch = self._batches.pop(batch_id)
+        if not lost:
+            return
+        found = {trial: self._tracker.look_up(self._session, self._key(trial)) for trial in batch.values()}
+        nobody = not any(started for _, started in found.values())
+        for trial, (known, started) in found.items():
+            if known is not None:
+                self.search.tell(trial, known.outcome)
+            elif batch_id in self._preempted or not (started or nobody):
+                self.search.tell(trial, None, Failure("its worker was preempted", "preempted"))
+            else:
+                self.search.tell(trial, None, Failure("its worker was lost, more often than retried", "lost"))
+        self._on_change(self.search, self.limits)
+
+    def preempted(self, batch_id: str) -> None:
+        """The worker of a batch that is about to be over was lost with its node, as announced."""
+        self._preempted.add(batch_id)
+
+    def _end(self, batch: dict[int, Trial], event: Event, outcome: Outcome | None, failure: Failure | None) -> None:
+        self.search.tell(batch.pop(event["index"]), outcome, failure)
+        if "seconds" in event:
+            self.limits.ended(event["seconds"])
+        self._on_change(self.search, self.limits)
+
+    def _key(self, trial: Trial) -> str:
+        return trial_key(self.search.spec, trial)
+
+    def _size(self) -> int:
+        """Batches last a few seconds, but leave enough for the other workers, and results for the search to learn."""
+        seconds = self.limits.trial_seconds
+        if seconds is None or self.search.spec.stopping.scheduler != "none":
+            return 1
+        waiting = self.search.counts()["waiting"]
+        fair = -(-waiting // (2 * self.limits.workers))
+        return max(1, min(LARGEST, int(BATCH_SECONDS / max(seconds, 1e-3)), fair, PER_CELL * len(self.search.cells)))

@@ -1,0 +1,279 @@
+"""Optuna: one study per cell. The only file here that imports it.
+
+The study that proposes is in memory, where asking takes milliseconds; whatever ends is also written to a study of the
+same trials in external storage, by one thread. MLflow is the truth: what it knows and the storage lacks, because a
+process died in between, is added at the next start.
+"""
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
+from queue import SimpleQueue
+from threading import Thread
+from typing import Literal
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from jobs.errors import UserError
+from jobs.identity import key, study_key, trial_key
+from jobs.known import Known, Outcome
+from jobs.plan import Cell, Trial
+from jobs.spec import Spec
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+STEP = 0.01  # of alpha and weights: a finer step changes a mask less than another seed does, and names stay short
+MAXIMISED = {"validation_accuracy"}
+ENOUGH = 4  # trials for importances to say anything
+TRIAL = "cops.trial"  # attribute of an Optuna trial: our trial's content key
+Direction = Literal["maximize", "minimize"]
+Keep = Callable[[FrozenTrial], None]
+
+
+class Studies:
+    """External storage of all studies.
+
+    Args:
+        url: SQLAlchemy's, of SQLite or PostgreSQL.
+
+    Raises:
+        UserError: the database cannot be used.
+    """
+
+    def __init__(self, url: str) -> None:
+        patient = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+        try:
+            self._storage = optuna.storages.RDBStorage(url, engine_kwargs=patient)
+        except Exception as error:  # SQLAlchemy's, the driver's, or a missing driver's
+            raise UserError(f"COPS_STUDIES = '{_hidden(url)}' cannot be used as a database: {error}") from None
+        self._ended: SimpleQueue[tuple[str, FrozenTrial] | None] = SimpleQueue()
+        self._studies: dict[str, optuna.Study] = {}
+        self._writer = Thread(target=self._write, name="studies", daemon=True)
+        self._writer.start()
+
+    def load(self, name: str, directions: list[Direction]) -> list[FrozenTrial]:
+        """All trials of a study, which is created if there is none."""
+        self._studies[name] = optuna.create_study(
+            study_name=name, storage=self._storage, directions=directions, load_if_exists=True
+        )
+        return self._studies[name].get_trials(deepcopy=False)
+
+    def keep(self, name: str, trial: FrozenTrial) -> None:
+        """Add a trial that has ended, soon."""
+        self._ended.put((name, trial))
+
+    def close(self) -> None:
+        """Wait until everything is written."""
+        self._ended.put(None)
+        self._writer.join()
+
+    def _write(self) -> None:
+        while (item := self._ended.get()) is not None:
+            name, trial = item
+            try:
+                self._studies[name].add_trial(trial)
+            except Exception:  # the next start adds it
+                logging.getLogger(__name__).exception("study %s: trial %d was not stored", name, trial.number)
+
+
+class CellStudy:
+    """Proposes the search trials of one cell.
+
+    Args:
+        earlier: search trials that have ended already.
+        studies: external storage; none in tests.
+    """
+
+    def __init__(
+        self, spec: Spec, cell: Cell, earlier: Mapping[Trial, Known] | None = None, studies: Studies | None = None
+    ) -> None:
+        self._spec, self._cell = spec, cell
+        self._objective = spec.search.objective if cell.tunable else ("validation_accuracy",)
+        directions: list[Direction] = ["maximize" if name in MAXIMISED else "minimize" for name in self._objective]
+        self._space: dict[str, BaseDistribution] = {
+            name: FloatDistribution(0, 1, step=STEP)
+            for name in (*map(_level, cell.controls), *map(_stick, cell.target[:-1]))
+        }
+        name = study_key(spec, cell)
+        self._keep: Keep = (lambda trial: studies.keep(name, trial)) if studies else lambda _: None
+        # On resuming, other draws than those that the trials known by now came from.
+        seed = int(key("sampler", [name, spec.seed, len(earlier or {})])[:8], 16)
+        self._uniform: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=seed)
+        self._sampler = self._make_sampler(seed)
+        self._study = optuna.create_study(
+            directions=directions, sampler=self._sampler, pruner=_pruner(spec) if cell.tunable else None
+        )
+        self._recall(earlier or {}, studies.load(name, directions) if studies else [])
+        self.budget = self._plan(earlier or {})
+
+    def ask(self, *, uniform: bool = False) -> tuple[optuna.Trial, Trial]:
+        """Optuna's proposal, and the trial that it stands for."""
+        self._study.sampler = self._uniform if uniform else self._sampler
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            proposal = self._study.ask(self._space)
+        values = proposal.params
+        alpha = tuple(round(values[_level(control)], 2) for control in self._cell.controls)
+        weights = stick_breaking([values[_stick(score)] for score in self._cell.target[:-1]])
+        trial = Trial(self._cell, weights if self._cell.target else (), alpha)
+        proposal.set_user_attr(TRIAL, trial_key(self._spec, trial))
+        return proposal, trial
+
+    def forget(self, proposal: optuna.Trial) -> None:
+        """A proposal that is known already.
+
+        Not told as a result: the study would pile up on the point that it already likes best.
+        """
+        self._study.tell(proposal, state=TrialState.FAIL)
+
+    def end(self, proposal: optuna.Trial, outcome: Outcome | None) -> None:
+        """The end of a trial; no outcome = it failed."""
+        values = self._values(outcome) if outcome is not None else None
+        state = TrialState.COMPLETE if values else TrialState.FAIL
+        self._keep(self._study.tell(proposal, values, state))
+
+    def stop(self, proposal: optuna.Trial) -> None:
+        """A trial has been stopped early."""
+        self._keep(self._study.tell(proposal, state=TrialState.PRUNED))
+
+    def lags(self, proposal: optuna.Trial, epoch: int, value: float) -> bool:
+        """Take note of a running trial's validation accuracy; whether it lags so far behind that it should stop."""
+        proposal.report(value, epoch)
+        return proposal.should_prune()
+
+    def importances(self) -> dict[str, float]:
+        """How much each tuned value matters for a high accuracy (PED-ANOVA), of 1; empty if that says nothing."""
+        place = self._objective.index("validation_accuracy")
+        ended = self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        if len(self._space) < 2 or len(ended) < ENOUGH or len({trial.values[place] for trial in ended}) < 2:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is experimental, and looks for low values: hence the sign
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
+            return optuna.importance.get_param_importances(
+                self._study, evaluator=evaluator, target=lambda trial: -trial.values[place]
+            )
+
+    def _values(self, outcome: Outcome) -> list[float] | None:
+        values = [outcome.get(name, math.nan) for name in self._objective]
+        return values if all(map(math.isfinite, values)) else None
+
+    def _recall(self, earlier: Mapping[Trial, Known], stored: Iterable[FrozenTrial]) -> None:
+        """Learn from what has ended; what only MLflow knows is stored, what only the storage knows is passed over."""
+        by_key = {trial.user_attrs.get(TRIAL): trial for trial in stored if trial.state.is_finished()}
+        for trial, known in earlier.items():
+            found = by_key.get(known.key)
+            if found is None or found.state is TrialState.FAIL:
+                values = self._values(known.outcome) if known.outcome is not None else None
+                state = TrialState.COMPLETE if values else TrialState.PRUNED
+                found = optuna.trial.create_trial(
+                    state=state,
+                    values=values,
+                    params=self._params(trial),
+                    distributions=self._space,
+                    user_attrs={TRIAL: known.key},
+                )
+                self._keep(found)
+            self._study.add_trial(found)
+
+    def _params(self, trial: Trial) -> dict[str, float]:
+        """The inverse of what `ask` makes of Optuna's values."""
+        levels = dict(zip(map(_level, self._cell.controls), trial.alpha, strict=True))
+        return levels | dict(zip(map(_stick, self._cell.target[:-1]), stick_fractions(trial.weights), strict=True))
+
+    def _plan(self, earlier: Mapping[Trial, Known]) -> int:
+        """How many search trials there are in all; those of a grid are lined up."""
+        if not self._cell.tunable:
+            return 1
+        if self._spec.search.sampler != "grid":
+            return self._spec.search.trials
+        points = grid(self._spec.search.trials, len(self._space))
+        ran = [self._params(trial) for trial in earlier]
+        for point in points:
+            params = dict(zip(self._space, point, strict=True))
+            if params not in ran:
+                self._study.enqueue_trial(params)
+        return len(points)
+
+    def _make_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        startup = max(1, min(10, self._spec.search.trials // 2))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            match self._spec.search.sampler:
+                case "tpe":
+                    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
+                case "gp":
+                    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
+                case "cmaes":
+                    return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+                case _:
+                    return self._uniform
+
+
+def grid(trials: int, values: int) -> list[tuple[float, ...]]:
+    """At most `trials` points in `[0, 1]^values`, evenly spread over levels that are multiples of STEP."""
+    most = round(1 / STEP) + 1
+    levels = [1] * values
+    while (smallest := min(levels)) < most:
+        at = levels.index(smallest)
+        more = [*levels[:at], smallest + 1, *levels[at + 1 :]]
+        if math.prod(more) > trials:
+            break
+        levels = more
+    axes = [[round(i / (n - 1), 2) for i in range(n)] if n > 1 else [0.5] for n in levels]
+    return list(product(*axes))
+
+
+def stick_breaking(fractions: list[float]) -> tuple[float, ...]:
+    """Map `J - 1` numbers, uniform in [0, 1], to `J` weights, uniform on the simplex; two weights are (u, 1 - u)."""
+    weights, rest = [], 1.0
+    for left, fraction in zip(range(len(fractions), 0, -1), fractions, strict=True):
+        weights.append(round(rest * (1 - (1 - fraction) ** (1 / left)), 4))
+        rest -= weights[-1]
+    return (*weights, round(rest, 4))
+
+
+def stick_fractions(weights: tuple[float, ...]) -> list[float]:
+    """The inverse of `stick_breaking`, to the nearest multiple of STEP."""
+    fractions, rest = [], 1.0
+    for left, weight in zip(range(len(weights) - 1, 0, -1), weights, strict=False):
+        share = min(1.0, weight / rest) if rest > 0 else 0.0
+        fractions.append(round(1 - (1 - share) ** left, 2))
+        rest -= weight
+    return fractions
+
+
+def _hidden(url: str) -> str:
+    """The URL without its password."""
+    try:
+        return make_url(url).render_as_string()
+    except ArgumentError:  # what is no URL may hold one all the same
+        return url.partition(":")[0] + ":..."
+
+
+def _level(control: str) -> str:
+    return f"alpha[{control}]"
+
+
+def _stick(score: str) -> str:
+    return f"stick[{score}]"
+
+
+def _pruner(spec: Spec) -> optuna.pruners.BasePruner:
+    stopping = spec.stopping
+    match stopping.scheduler:
+        case "asha":
+            return optuna.pruners.SuccessiveHalvingPruner(
+                min_resource=stopping.grace_epochs, reduction_factor=stopping.reduction_factor
+            )
+        case "median":
+            return optuna.pruners.MedianPruner(n_warmup_steps=stopping.grace_epochs)
+        case _:
+            return optuna.pruners.NopPruner()
