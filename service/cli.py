@@ -27,6 +27,45 @@ def serve() -> None:
     run_serve(Settings.read())
 
 
+@app.command()
+def up() -> None:
+    """Start the stack on this machine: PostgreSQL, S3, MLflow, Ray and the API; returns when all of them answer."""
+    from service.stack.console import print_table
+    from service.stack.settings import StackSettings
+    from service.stack.supervise import up as start
+
+    settings = StackSettings.read()
+    start(settings)
+    print_table(settings)
+
+
+@app.command()
+def down() -> None:
+    """Stop the stack; its data are kept."""
+    from service.stack.settings import StackSettings
+    from service.stack.supervise import down as stop
+
+    print("stopped" if stop(StackSettings.read()) else "nothing was running")
+
+
+@app.command()
+def env() -> None:
+    """Print what makes `python -m jobs` and `ray job submit` use the stack: eval "$(cops env)"."""
+    from service.stack.console import exports
+    from service.stack.settings import StackSettings
+
+    print(exports(StackSettings.read()))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is wrong with the stack and this machine, and what to do; exit code 1 if something is."""
+    from service.stack.doctor import diagnose
+    from service.stack.settings import StackSettings
+
+    raise typer.Exit(diagnose(StackSettings.read()))
+
+
 def main() -> None:
     """Run the command; bad input is one line and exit code 2."""
     try:
@@ -36,3 +75,7 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
