@@ -53,8 +53,11 @@ def env() -> None:
     """Print what makes `python -m jobs` and `ray job submit` use the stack: eval "$(cops env)"."""
     from service.stack.console import exports
     from service.stack.settings import StackSettings
+    from service.stack.supervise import require_same
 
-    print(exports(StackSettings.read()))
+    settings = StackSettings.read()
+    require_same(settings)
+    print(exports(settings))
 
 
 @app.command()

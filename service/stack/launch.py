@@ -1,4 +1,4 @@
-"""`python -m service.stack.launch PART`: what the supervisor runs; becomes the part as soon as what it needs answers."""
+"""`python -m service.stack.launch PART`: what the supervisor runs. It becomes the part when what that needs answers."""
 
 import os
 import sys

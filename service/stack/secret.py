@@ -8,7 +8,8 @@ import os
 import secrets
 from pathlib import Path
 
-from service.stack.settings import BUCKET, HOST, StackSettings
+from jobs.local import HOST
+from service.stack.settings import BUCKET, StackSettings
 
 
 def make(settings: StackSettings) -> None:

@@ -22,7 +22,7 @@ def _port(default: int, what: str) -> int:
 
 
 class StackSettings(Settings):
-    """Environment variables of the stack, beside those of a laptop; the stack lives in the folder `stack` of COPS_HOME."""
+    """Environment variables of the stack, beside those of a laptop; it lives in the folder `stack` of COPS_HOME."""
 
     stack_postgres_port: int = _port(5500, "PostgreSQL")
     stack_s3_port: int = _port(5501, "the S3 server")
@@ -38,8 +38,8 @@ class StackSettings(Settings):
     )
     stack_database: Path | None = Field(
         None,
-        description="folder of PostgreSQL's data; without it one in the stack's folder or, for root, as whom PostgreSQL "
-        "refuses to run, one in /var/lib/cops, which the user nobody can reach",
+        description="folder of PostgreSQL's data; without it one in the stack's folder or, for root, as whom "
+        "PostgreSQL refuses to run, one in /var/lib/cops, which the user nobody can reach",
     )
 
     @model_validator(mode="after")
@@ -60,8 +60,8 @@ class StackSettings(Settings):
             if name.startswith("stack_") and name.endswith("_port") and name != "stack_inner_port"
         }
         inner = "COPS_STACK_INNER_PORT"
-        numbers = {f"{inner} + {i}" if i else inner: self.inner(i) for i in range(INNER)}
-        return given | numbers | {f"{inner} + {ADMIN_GRPC}": self.inner(ADMIN_GRPC)}
+        numbers = {f"{inner} (+ {i})" if i else inner: self.inner(i) for i in range(INNER)}
+        return given | numbers | {f"{inner} (+ {ADMIN_GRPC})": self.inner(ADMIN_GRPC)}
 
     def inner(self, number: int) -> int:
         """One of the ports that the parts use among themselves."""
@@ -111,7 +111,7 @@ class StackSettings(Settings):
 
     @property
     def ray_folder(self) -> Path:
-        """Ray's sessions: not in the stack's folder, since paths of sockets must not be longer than 107 characters."""
+        """Of Ray's sessions: in the temp folder, since paths of sockets must not be longer than 107 characters."""
         return Path(tempfile.gettempdir(), f"cops-ray-{self._id}")
 
     @property

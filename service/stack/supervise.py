@@ -1,5 +1,7 @@
 """Start and stop the stack. supervisord keeps the parts; this starts it, and asks the parts whether they answer."""
 
+import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -50,22 +52,35 @@ def up(settings: StackSettings) -> None:
     Raises:
         UserError: a port is taken, or a part does not come up; nothing is left running that did not run before.
     """
-    if is_up(settings):
-        wait(settings)
-        return
     _prepare(settings)
-    end_leftovers(settings)  # of a supervisor that was killed
+    with (settings.folder / "up.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        require_same(settings)
+        if not is_up(settings):
+            _start(settings)
+        try:
+            wait(settings)
+        except BaseException:
+            down(settings)
+            raise
+
+
+def require_same(settings: StackSettings) -> None:
+    """Refuse settings that differ from those of a stack that runs.
+
+    Raises:
+        UserError: names a port that does.
+    """
+    if not is_up(settings):
+        return
+    running: dict[str, int] = json.loads(_ports(settings).read_text())
     for name, port in settings.ports.items():
-        require_free_port(name, port)
-    configuration = settings.folder / "supervisord.conf"
-    configuration.write_text(_configuration(settings))
-    checkout = Path(service.__file__).parents[1]  # the parts run the code that runs here
-    _run([sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)], PYTHONPATH=str(checkout))
-    try:
-        wait(settings)
-    except BaseException:
-        down(settings)
-        raise
+        before = running.get(name)
+        if before != port:
+            raise UserError(
+                f"{name.split()[0]} = {port}: the stack of COPS_HOME = '{settings.home}' runs with {before}; "
+                "set the variable to that, or `cops down` first"
+            )
 
 
 def down(settings: StackSettings) -> bool:
@@ -96,7 +111,9 @@ def status(settings: StackSettings) -> list[Status]:
     with suppress(OSError, Error):
         processes = {process["name"]: process for process in _supervisor(settings).getAllProcessInfo()}
     return [
-        Status(part, *_state(processes.get(part.name)), trouble=_trouble(part, settings) if processes else "not started")
+        Status(
+            part, *_state(processes.get(part.name)), trouble=_trouble(part, settings) if processes else "not started"
+        )
         for part in PARTS.values()
     ]
 
@@ -105,7 +122,7 @@ def wait(settings: StackSettings, seconds: float = UP_SECONDS) -> None:
     """Return when all parts answer.
 
     Raises:
-        UserError: a part does not; with the last lines of its log.
+        UserError: a part does not; the last lines of its log have been printed.
     """
     deadline = time.monotonic() + seconds
     pids: dict[str, set[int]] = {name: set() for name in PARTS}
@@ -117,8 +134,30 @@ def wait(settings: StackSettings, seconds: float = UP_SECONDS) -> None:
             pids[one.part.name] |= {one.pid} - {0}
             over = time.monotonic() > deadline or not is_up(settings)
             if over or one.state == "FATAL" or len(pids[one.part.name]) > TRIES:
-                raise UserError(f"{one.part.title} does not come up: {one.trouble}; {_last_lines(settings, one.part.name)}")
+                raise UserError(
+                    f"{one.part.title} does not come up: {one.trouble}; {_last_lines(settings, one.part.name)}"
+                )
         time.sleep(POLL_SECONDS)
+
+
+def _start(settings: StackSettings) -> None:
+    end_leftovers(settings)  # of a supervisor that was killed
+    for name, port in settings.ports.items():
+        require_free_port(name, port)
+    _ports(settings).write_text(json.dumps(settings.ports))
+    configuration = settings.folder / "supervisord.conf"
+    configuration.write_text(_configuration(settings))
+    checkout = Path(service.__file__).parents[1]  # the parts run the code that runs here
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)]
+    done = subprocess.run(  # noqa: S603  # fixed command, no shell
+        command, env=os.environ | {"PYTHONPATH": str(checkout)}, text=True, capture_output=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"supervisord does not start: {done.stdout} {done.stderr}")
+
+
+def _ports(settings: StackSettings) -> Path:
+    return settings.folder / "ports.json"
 
 
 def _prepare(settings: StackSettings) -> None:
@@ -152,14 +191,6 @@ def _configuration(settings: StackSettings) -> str:
         for number, name in enumerate(PARTS)
     ]
     return (here / "supervisord.conf").read_text().format(**values) + "".join(programs)
-
-
-def _run(command: list[str], **environment: str) -> None:
-    done = subprocess.run(  # noqa: S603  # fixed command, no shell
-        command, env=os.environ | environment, text=True, capture_output=True, check=False
-    )
-    if done.returncode:
-        raise UserError(f"supervisord does not start: {done.stdout} {done.stderr}")
 
 
 def _supervisor(settings: StackSettings) -> Any:
@@ -196,7 +227,5 @@ def _trouble(part: Part, settings: StackSettings) -> str:
     return ""
 
 
-def _last_lines(settings: StackSettings, name: str) -> str:
-    path = settings.logs / f"{name}.log"
-    lines = path.read_text(errors="replace").splitlines()[-LOG_LINES:] if path.exists() else []
-    return f"the end of {path}: " + " | ".join(lines)
+def _last_lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines()[-LOG_LINES:] if path.exists() else []
