@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 
 from jobs.local import HOST
 from service.stack import postgres, secret
-from service.stack.settings import ADMIN_GRPC, BUCKET, StackSettings
+from service.stack.settings import ADMIN_GRPC, BUCKET, USER, StackSettings
 
 SECONDS = 5.0  # for an answer
 # What a user's environment may hold that would win over, or mix with, what the stack says.
@@ -95,7 +95,7 @@ def _postgres_answers(settings: StackSettings) -> None:
             psycopg2.connect(
                 host=HOST,
                 port=settings.stack_postgres_port,
-                user=BUCKET,
+                user=USER,
                 dbname=postgres.MLFLOW,
                 passfile=str(settings.pgpass),
                 connect_timeout=int(SECONDS),

@@ -16,7 +16,7 @@ from typing import Any
 from jobs.errors import UserError
 from jobs.local import HOST
 from service.stack import secret
-from service.stack.settings import BUCKET, StackSettings
+from service.stack.settings import USER, StackSettings
 
 MLFLOW, STUDIES = "mlflow", "studies"  # databases: MLflow and Optuna both have a table alembic_version
 UNPRIVILEGED = "nobody"
@@ -117,7 +117,7 @@ def _create(settings: StackSettings, binaries: Path) -> None:
         if user:
             os.chown(passing, user.pw_uid, user.pw_gid)
             os.chown(word, user.pw_uid, user.pw_gid)
-        options = ["-U", BUCKET, "--auth=scram-sha-256", f"--pwfile={word}", "-E", "UTF8", "--locale=C.UTF-8"]
+        options = ["-U", USER, "--auth=scram-sha-256", f"--pwfile={word}", "-E", "UTF8", "--locale=C.UTF-8"]
         _run([binaries / "initdb", "-D", half, *options], "", who)
     databases = "".join(f"CREATE DATABASE {name}\n" for name in (MLFLOW, STUDIES))
     _run([binaries / "postgres", "--single", "-D", half, "postgres"], databases, who)

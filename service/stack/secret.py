@@ -9,14 +9,14 @@ import secrets
 from pathlib import Path
 
 from jobs.local import HOST
-from service.stack.settings import BUCKET, StackSettings
+from service.stack.settings import USER, StackSettings
 
 
 def make(settings: StackSettings) -> None:
     """Make the secrets that are missing."""
     settings.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _write(settings.pgpass, f"{HOST}:*:*:{BUCKET}:{secrets.token_hex(32)}\n")
-    keys = {"aws_access_key_id": secrets.token_hex(10), "aws_secret_access_key": secrets.token_hex(20)}
+    _write(settings.pgpass, f"{HOST}:*:*:{USER}:{secrets.token_hex(32)}\n")
+    keys = {"aws_access_key_id": USER, "aws_secret_access_key": secrets.token_hex(20)}  # a name, and the secret
     _write(settings.s3_keys, "\n".join(["[default]", *(f"{name} = {value}" for name, value in keys.items()), ""]))
     _write(settings.ray_token, secrets.token_hex(32))
 

@@ -13,7 +13,7 @@ from jobs.settings import Settings
 
 INNER = 16  # ports that the parts use among themselves
 ADMIN_GRPC = 10_000  # above the S3 server's admin port: its worker looks for it there and nowhere else
-BUCKET = "cops"
+BUCKET = USER = "cops"  # in S3; of PostgreSQL and S3
 
 
 def _port(default: int, what: str) -> int:
@@ -140,4 +140,4 @@ class StackSettings(Settings):
 
     def database_url(self, name: str) -> str:
         """SQLAlchemy URL of a database; the password is found by PGPASSFILE."""
-        return f"postgresql+psycopg2://{BUCKET}@{HOST}:{self.stack_postgres_port}/{name}"
+        return f"postgresql+psycopg2://{USER}@{HOST}:{self.stack_postgres_port}/{name}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from xmlrpc.client import Error, ServerProxy
+from xmlrpc.client import Error
 
 import service
 from jobs.errors import UserError
@@ -19,6 +19,7 @@ from jobs.local import require_free_port
 from service.stack import secret
 from service.stack.parts import PARTS, Part
 from service.stack.processes import end_leftovers
+from service.stack.remote import supervisor
 from service.stack.settings import StackSettings
 
 UP_SECONDS = 240
@@ -88,8 +89,8 @@ def down(settings: StackSettings) -> bool:
     pid = _pid(settings)
     found = is_up(settings)
     if found:
-        with suppress(OSError, Error):
-            _supervisor(settings).shutdown()
+        with suppress(OSError, Error), supervisor(settings.socket) as call:
+            call.shutdown()
         deadline = time.monotonic() + DOWN_SECONDS
         while is_up(settings) or (pid and _lives(pid)):
             if time.monotonic() > deadline:
@@ -100,16 +101,16 @@ def down(settings: StackSettings) -> bool:
 
 def is_up(settings: StackSettings) -> bool:
     """Whether the supervisor answers."""
-    with suppress(OSError, Error):
-        return bool(_supervisor(settings).getPID())
+    with suppress(OSError, Error), supervisor(settings.socket) as call:
+        return bool(call.getPID())
     return False
 
 
 def status(settings: StackSettings) -> list[Status]:
     """How each part is, now."""
     processes: dict[str, Any] = {}
-    with suppress(OSError, Error):
-        processes = {process["name"]: process for process in _supervisor(settings).getAllProcessInfo()}
+    with suppress(OSError, Error), supervisor(settings.socket) as call:
+        processes = {process["name"]: process for process in call.getAllProcessInfo()}
     return [
         Status(
             part, *_state(processes.get(part.name)), trouble=_trouble(part, settings) if processes else "not started"
@@ -191,13 +192,6 @@ def _configuration(settings: StackSettings) -> str:
         for number, name in enumerate(PARTS)
     ]
     return (here / "supervisord.conf").read_text().format(**values) + "".join(programs)
-
-
-def _supervisor(settings: StackSettings) -> Any:
-    from supervisor.xmlrpc import SupervisorTransport
-
-    transport = SupervisorTransport(serverurl=f"unix://{settings.socket}")
-    return ServerProxy("http://localhost", transport=transport).supervisor
 
 
 def _pid(settings: StackSettings) -> int:

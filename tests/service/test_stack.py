@@ -24,7 +24,7 @@ from cops import Mask
 from service.stack import postgres, secret
 from service.stack.parts import PARTS, environment
 from service.stack.processes import end_leftovers, of_part
-from service.stack.settings import ADMIN_GRPC, BUCKET, INNER, StackSettings
+from service.stack.settings import ADMIN_GRPC, BUCKET, INNER, USER, StackSettings
 from service.stack.supervise import down, is_up, status, up, wait
 from tests.conftest import ROOT, SMOKE
 
@@ -57,7 +57,7 @@ class Stack:
 
     @property
     def databases(self) -> set[str]:
-        url = {"host": "127.0.0.1", "port": str(self.settings.stack_postgres_port), "user": BUCKET}
+        url = {"host": "127.0.0.1", "port": str(self.settings.stack_postgres_port), "user": USER}
         with closing(psycopg2.connect(**url, dbname="postgres", passfile=str(self.settings.pgpass))) as connection:
             cursor = connection.cursor()
             cursor.execute("SELECT datname FROM pg_database")
@@ -132,7 +132,8 @@ def test_secrets_are_the_owners_alone(stack: Stack) -> None:
     assert {path.stat().st_mode & 0o777 for path in [*files, settings.socket]} == {0o600}
     assert settings.folder.stat().st_mode & 0o777 == 0o700
     assert settings.ray_folder.stat().st_mode & 0o777 == 0o700
-    words = [secret.password(settings), *secret.s3_keys(settings).values(), settings.ray_token.read_text()]
+    keys = secret.s3_keys(settings)
+    words = [secret.password(settings), keys["AWS_SECRET_ACCESS_KEY"], settings.ray_token.read_text()]
     seen = " ".join(" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
     seen += stack.run(*COPS, "env").stdout + stack.run(*COPS, "doctor").stdout
     seen += "".join(path.read_text() for path in settings.logs.glob("*.log"))
@@ -143,9 +144,7 @@ def test_secrets_are_the_owners_alone(stack: Stack) -> None:
 def test_who_has_no_secret_gets_in_nowhere(stack: Stack) -> None:
     settings = stack.settings
     with pytest.raises(psycopg2.OperationalError, match="password"):
-        psycopg2.connect(
-            host="127.0.0.1", port=settings.stack_postgres_port, user=BUCKET, password="x", dbname="mlflow"
-        )
+        psycopg2.connect(host="127.0.0.1", port=settings.stack_postgres_port, user=USER, password="x", dbname="mlflow")
     stranger = boto3.client("s3", aws_access_key_id="x", aws_secret_access_key="y")
     with pytest.raises(stranger.exceptions.ClientError, match="InvalidAccessKeyId"):
         stranger.list_objects_v2(Bucket=BUCKET)
