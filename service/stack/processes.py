@@ -4,7 +4,8 @@ from contextlib import suppress
 
 import psutil
 
-from service.stack.parts import MARK, PARTS, mark
+from service.stack.environment import MARK, mark
+from service.stack.parts import PARTS
 from service.stack.settings import StackSettings
 
 SECONDS = 5.0  # for killed processes to go

