@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from service.stack import postgres
-from service.stack.processes import memory
+from service.stack.parts import PARTS
+from service.stack.processes import memory, of_part
 from service.stack.settings import StackSettings
 from service.stack.supervise import is_up, status
 
@@ -51,6 +52,8 @@ def findings(settings: StackSettings) -> Iterator[Finding]:
     yield _data(settings)
     if is_up(settings):
         yield from _parts(settings)
+    elif left := sum(len(of_part(settings, name)) for name in PARTS):
+        yield Finding("stack", False, f"{left} processes of it run, but not their supervisor", "cops up, or cops down")
     else:
         yield Finding("stack", False, "not running", "cops up")
         yield from _ports(settings)

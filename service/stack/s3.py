@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from pyarrow import fs
@@ -15,7 +16,10 @@ from service.stack.settings import ADMIN_GRPC, BUCKET, StackSettings
 
 
 def answers(settings: StackSettings) -> None:
-    """Whether the keys are taken and the bucket is there; else an OSError."""
+    """Whether the keys are taken, and objects can be read and written; else an OSError.
+
+    After a restart the server lists objects for some seconds before it can read them.
+    """
     get(f"{settings.s3_url}/healthz")  # pyarrow takes long to give up where nobody listens
     keys = secret.s3_keys(settings)
     server = fs.S3FileSystem(
@@ -26,9 +30,13 @@ def answers(settings: StackSettings) -> None:
         region="us-east-1",
         connect_timeout=SECONDS,
         request_timeout=SECONDS,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
     )
-    if server.get_file_info(BUCKET).type is not fs.FileType.Directory:
-        raise ConnectionError(f"no bucket '{BUCKET}'")
+    probe = f"{BUCKET}/probe"
+    with suppress(FileNotFoundError), server.open_input_file(probe) as earlier:
+        earlier.read()
+    with server.open_output_stream(probe) as now:
+        now.write(b"cops")
 
 
 def command(settings: StackSettings) -> list[str]:

@@ -74,7 +74,11 @@ class Stack:
     def objects(self) -> dict[str, bytes]:
         server = boto3.client("s3")
         listed = server.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-        return {one["Key"]: server.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read() for one in listed}
+        return {
+            one["Key"]: server.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read()
+            for one in listed
+            if one["Key"] != "probe"
+        }
 
 
 @pytest.fixture(scope="module")
@@ -248,15 +252,21 @@ def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
     assert f"{port} is taken by process {os.getpid()}" in doctor.stdout
 
 
-def test_down_leaves_nothing_and_up_finds_the_data(swept: Stack) -> None:
-    """The last test here: after the second start the fixture stops the stack."""
+def test_a_killed_supervisor_is_told_cleared_away_and_replaced(swept: Stack) -> None:
+    """The last test here: it starts the stack a second time, which the fixture then stops."""
     settings = swept.settings
-    runs, objects = {run.info.run_id for run in swept.runs()}, swept.objects()
-    done = swept.run(*COPS, "down")
-    assert done.returncode == 0, done.stderr
-    assert not is_up(settings)
+    before = {run.info.run_id for run in swept.runs()}, swept.objects()
+    psutil.Process(int((settings.folder / "supervisord.pid").read_text())).kill()
+    doctor = swept.run(*COPS, "doctor", COLUMNS="200")
+    assert doctor.returncode == 1
+    assert "but not their supervisor" in doctor.stdout
+    assert swept.run(*COPS, "down").stdout == "stopped\n"
     assert not any(of_part(settings, name) for name in PARTS)
     assert swept.run(*COPS, "down").stdout == "nothing was running\n"
     up(settings)
-    assert {run.info.run_id for run in swept.runs()} == runs
-    assert swept.objects() == objects
+    assert ({run.info.run_id for run in swept.runs()}, swept.objects()) == before
+    assert down(settings)
+    assert not is_up(settings)
+    for port in settings.ports.values():
+        with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
+            probe.connect(("127.0.0.1", port))
