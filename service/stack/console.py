@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from jobs.errors import UserError
 from service.stack.environment import UNSET, client_environment
 from service.stack.settings import StackSettings
 from service.stack.supervise import status
@@ -24,7 +25,13 @@ def print_table(settings: StackSettings) -> None:
 
 
 def exports(settings: StackSettings) -> str:
-    """Shell commands that set the environment of a user of the stack."""
+    """Shell commands that set the environment of a user of the stack.
+
+    Raises:
+        UserError: there is no stack.
+    """
+    if not settings.ray_token.exists():
+        raise UserError(f"COPS_HOME = '{settings.home}' holds no stack: start it with `cops up`")
     unset = f"unset {' '.join(UNSET)}"
     return "\n".join(
         [unset, *(f"export {name}={shlex.quote(value)}" for name, value in client_environment(settings).items())]

@@ -212,18 +212,19 @@ def test_other_ports_than_those_that_run_are_refused(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "message"),
+    ("command", "variable", "value", "message"),
     [
-        ("COPS_STACK_S3_PORT", "x", "COPS_STACK_S3_PORT = 'x'"),
-        ("COPS_STACK_S3_PORT", "5505", "COPS_STACK_S3_PORT and COPS_STACK_API_PORT are both 5505"),
-        ("COPS_HOME", "/proc/cops", "COPS_HOME = '/proc/cops' cannot be written"),
-        ("COPS_HOME", f"/tmp/{'x' * 100}", "too long"),
+        ("up", "COPS_STACK_S3_PORT", "x", "COPS_STACK_S3_PORT = 'x'"),
+        ("up", "COPS_STACK_S3_PORT", "5505", "COPS_STACK_S3_PORT and COPS_STACK_API_PORT are both 5505"),
+        ("up", "COPS_HOME", "/proc/cops", "COPS_HOME = '/proc/cops' cannot be written"),
+        ("up", "COPS_HOME", f"/tmp/{'x' * 100}", "too long"),
+        ("env", "COPS_HOME", "/tmp/no-such-home", "COPS_HOME = '/tmp/no-such-home' holds no stack"),
     ],
 )
-def test_bad_settings_are_one_line(variable: str, value: str, message: str) -> None:
+def test_bad_settings_are_one_line(command: str, variable: str, value: str, message: str) -> None:
     environment = {name: text for name, text in os.environ.items() if not name.startswith("COPS_")}
     done = subprocess.run(
-        [*COPS, "up"], env=environment | {variable: value}, cwd=ROOT, text=True, capture_output=True, check=False
+        [*COPS, command], env=environment | {variable: value}, cwd=ROOT, text=True, capture_output=True, check=False
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
