@@ -1,6 +1,6 @@
 # Two commands do all the set-up on a fresh machine: `make demo` and `make test`. Each makes .venv by itself.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint types pytest bench browser clean
+.PHONY: help demo serve up down test lint types pytest bench browser clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,6 +22,12 @@ demo: .venv/ready  ## run the demo sweep on this machine (under 4 minutes) and p
 
 serve: .venv/ready  ## MLflow UI and API on loopback, over what the sweeps left; Ctrl-C ends
 	@$(BIN)/cops serve
+
+up: .venv/ready  ## the whole stack on loopback: PostgreSQL, S3, MLflow, Ray, API
+	@$(BIN)/cops up
+
+down: .venv/ready  ## stop the stack; its data are kept
+	@$(BIN)/cops down
 
 test: lint types pytest  ## everything that CI runs
 

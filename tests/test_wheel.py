@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+STACK = {"service/stack/supervisord.conf", "service/stack/program.conf"}
 
 
 def test_wheel(tmp_path: Path) -> None:
@@ -16,6 +17,6 @@ def test_wheel(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"cops", "jobs", "service"}
-    assert {"cops/py.typed", "jobs/py.typed", "service/py.typed", "jobs/sweeps/demo.yaml"} <= set(names)
+    assert {"cops/py.typed", "jobs/py.typed", "service/py.typed", "jobs/sweeps/demo.yaml"} | STACK <= set(names)
     entry = next(name for name in names if name.endswith("entry_points.txt"))
     assert "cops = service.cli:main" in zipfile.ZipFile(wheel).read(entry).decode()

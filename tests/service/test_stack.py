@@ -1,0 +1,273 @@
+"""The real stack, as a user starts it: loopback only, secrets kept, sweeps through it, every part killed."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3  # type: ignore[import-untyped]
+import mlflow
+import psutil
+import psycopg2
+import pytest
+from mlflow.entities import Run
+from psycopg2.extensions import connection
+
+from cops import Mask
+from service.stack import postgres, secret
+from service.stack.environment import client_environment
+from service.stack.parts import PARTS
+from service.stack.processes import end_leftovers, of_part
+from service.stack.settings import ADMIN_GRPC, BUCKET, INNER, USER, StackSettings
+from service.stack.supervise import down, is_up, status, up, wait
+from tests.conftest import ROOT, SMOKE
+
+COPS = [sys.executable, "-m", "service.cli"]
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+PUBLIC = 6  # ports for users
+
+
+def free_ports(count: int) -> int:
+    """First of `count` free ports in a row, below those that the system hands out."""
+    for first in range(20_000 + os.getpid() % 1000 * 10, 32_000, count):
+        try:
+            for port in [*range(first, first + count), first + PUBLIC + ADMIN_GRPC]:
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    pytest.fail("no free ports")
+
+
+@dataclass(frozen=True)
+class Stack:
+    settings: StackSettings
+    environment: dict[str, str]  # that makes a command find the stack's settings
+
+    def run(self, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        env = self.environment | extra
+        return subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=240, check=False)
+
+    def connect(self, database: str) -> connection:
+        return psycopg2.connect(self.settings.database_url(database).replace("+psycopg2", ""))
+
+    @property
+    def databases(self) -> set[str]:
+        with closing(self.connect("postgres")) as open_:
+            cursor = open_.cursor()
+            cursor.execute("SELECT datname FROM pg_database")
+            return {name for (name,) in cursor.fetchall()}
+
+    def runs(self) -> list[Run]:
+        client = mlflow.MlflowClient(self.settings.mlflow_url)
+        experiments = [one.experiment_id for one in client.search_experiments()]
+        return list(client.search_runs(experiments, max_results=1000))
+
+    def objects(self) -> dict[str, bytes]:
+        server = boto3.client("s3")
+        listed = server.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+        return {
+            one["Key"]: server.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read()
+            for one in listed
+            if one["Key"] != "probe"
+        }
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack of its own that runs; the processes of this module's tests are its users."""
+    clean = {name: value for name, value in os.environ.items() if not re.match("COPS_|MLFLOW_|RAY_|AWS_|PG", name)}
+    first = free_ports(PUBLIC + INNER)
+    names = ("postgres", "s3", "mlflow", "ray", "dashboard", "api", "inner")
+    ports = {f"COPS_STACK_{name.upper()}_PORT": str(first + number) for number, name in enumerate(names)}
+    home = tmp_path_factory.mktemp("stack")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in set(os.environ) - set(clean):
+            patch.delenv(name)
+        for name, value in {"COPS_HOME": str(home), **ports}.items():
+            patch.setenv(name, value)
+        settings = StackSettings.read()
+        try:
+            started = Stack(settings, dict(os.environ))
+            done = started.run(*COPS, "up")
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert all(f":{port}" in done.stdout for port in (first, first + 1, first + 2, first + 4, first + 5))
+            for name, value in client_environment(settings).items():
+                patch.setenv(name, value)
+            yield started
+        finally:
+            down(settings)
+            end_leftovers(settings)
+            if settings.database.is_relative_to("/var/lib/cops"):
+                shutil.rmtree(settings.database, ignore_errors=True)
+            shutil.rmtree(settings.ray_folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def swept(stack: Stack) -> Stack:
+    """The smoke sweep has run as a job of the stack's Ray, submitted as a user does, after `eval "$(cops env)"`."""
+    cops = " ".join(COPS)
+    ray = f"{sys.executable} -m ray.scripts.scripts"
+    submit = (
+        f'eval "$({cops} env)" && {ray} job submit --working-dir {ROOT} -- python -m jobs {SMOKE.relative_to(ROOT)}'
+    )
+    done = stack.run("sh", "-c", submit)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trials 7/7" in done.stdout
+    return stack
+
+
+def test_nothing_listens_beyond_loopback(stack: Stack) -> None:
+    processes = set().union(*(of_part(stack.settings, name) for name in PARTS))
+    sockets = [one for process in processes for one in process.net_connections("inet")]
+    listening = {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
+    assert listening
+    assert listening <= LOOPBACK
+
+
+def test_secrets_are_the_owners_alone(stack: Stack) -> None:
+    settings = stack.settings
+    files = [settings.pgpass, settings.s3_keys, settings.ray_token]
+    assert {path.stat().st_mode & 0o777 for path in [*files, settings.socket]} == {0o600}
+    assert settings.folder.stat().st_mode & 0o777 == 0o700
+    assert settings.ray_folder.stat().st_mode & 0o777 == 0o700
+    keys = secret.s3_keys(settings)
+    words = [secret.password(settings), keys["AWS_SECRET_ACCESS_KEY"], settings.ray_token.read_text()]
+    seen = " ".join(" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+    seen += stack.run(*COPS, "env").stdout + stack.run(*COPS, "doctor").stdout
+    seen += "".join(path.read_text() for path in settings.logs.glob("*.log"))
+    assert str(settings.folder) in seen
+    assert not [word for word in words if word in seen]
+
+
+def test_who_has_no_secret_gets_in_nowhere(stack: Stack) -> None:
+    settings = stack.settings
+    with pytest.raises(psycopg2.OperationalError, match="password"):
+        psycopg2.connect(host="127.0.0.1", port=settings.stack_postgres_port, user=USER, password="x", dbname="mlflow")
+    stranger = boto3.client("s3", aws_access_key_id="x", aws_secret_access_key="y")
+    with pytest.raises(stranger.exceptions.ClientError, match="InvalidAccessKeyId"):
+        stranger.list_objects_v2(Bucket=BUCKET)
+    done = stack.run("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"{settings.dashboard_url}/api/jobs/")
+    assert done.stdout == "401"
+
+
+def test_a_job_finds_everything_by_itself(swept: Stack, tmp_path: Path) -> None:
+    masks = [run for run in swept.runs() if run.data.tags.get("cops.kind") == "search" and "cops.mask" in run.data.tags]
+    assert {run.info.status for run in masks} == {"FINISHED"}
+    key = masks[0].info.artifact_uri.removeprefix(f"s3://{BUCKET}/") + "/mask.cops"
+    path = tmp_path / "mask.cops"
+    path.write_bytes(swept.objects()[key])
+    assert Mask.load(path).sparsity == pytest.approx(masks[0].data.metrics["sparsity"])
+    assert any(name.startswith("scores/") for name in swept.objects())
+    with closing(swept.connect(postgres.STUDIES)) as studies:
+        cursor = studies.cursor()
+        cursor.execute("SELECT count(*) FROM trials")
+        assert cursor.fetchall()[0][0] > 0
+
+
+@pytest.mark.parametrize("names", [["postgres"], ["s3"], ["mlflow", "ray", "api"]])
+def test_a_killed_part_comes_back_with_its_data(swept: Stack, names: list[str]) -> None:
+    """Its first process alone is killed: what that leaves behind must not stand in the way of the next."""
+    settings = swept.settings
+    before = {run.info.run_id: run.data.metrics for run in swept.runs()}, swept.objects(), swept.databases
+    firsts = [psutil.Process(one.pid) for one in status(settings) if one.part.name in names]
+    left = set().union(*(of_part(settings, name) for name in names))
+    for first in firsts:
+        first.kill()
+    _, alive = psutil.wait_procs(left, timeout=60)
+    assert not alive
+    wait(settings, 90)
+    assert ({run.info.run_id: run.data.metrics for run in swept.runs()}, swept.objects(), swept.databases) == before
+
+
+def test_two_at_once_start_one(stack: Stack) -> None:
+    before = [one.pid for one in status(stack.settings)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda _: up(stack.settings), range(2)))
+    assert [one.pid for one in status(stack.settings)] == before
+
+
+def test_doctor_is_content(stack: Stack) -> None:
+    done = stack.run(*COPS, "doctor", COLUMNS="300")
+    assert done.returncode == 0, done.stdout
+    assert all(part.title in done.stdout for part in PARTS.values())
+
+
+def test_other_ports_than_those_that_run_are_refused(stack: Stack) -> None:
+    port = str(stack.settings.stack_s3_port)
+    for command in ("up", "env"):
+        done = stack.run(*COPS, command, COPS_STACK_S3_PORT="1999")
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "COPS_STACK_S3_PORT = 1999" in done.stderr
+        assert port in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "variable", "value", "message"),
+    [
+        ("up", "COPS_STACK_S3_PORT", "x", "COPS_STACK_S3_PORT = 'x'"),
+        ("up", "COPS_STACK_S3_PORT", "5505", "COPS_STACK_S3_PORT and COPS_STACK_API_PORT are both 5505"),
+        ("up", "COPS_HOME", "/proc/cops", "COPS_HOME = '/proc/cops' cannot be written"),
+        ("up", "COPS_HOME", f"/tmp/{'x' * 100}", "too long"),
+        ("env", "COPS_HOME", "/tmp/no-such-home", "COPS_HOME = '/tmp/no-such-home' holds no stack"),
+    ],
+)
+def test_bad_settings_are_one_line(command: str, variable: str, value: str, message: str) -> None:
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("COPS_")}
+    done = subprocess.run(
+        [*COPS, command], env=environment | {variable: value}, cwd=ROOT, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+
+
+def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        own = {"COPS_HOME": str(tmp_path), "COPS_STACK_POSTGRES_PORT": port}
+        kept = {name: text for name, text in os.environ.items() if not name.startswith("COPS_")}
+        up_, doctor = (
+            subprocess.run(
+                [*COPS, command],
+                env=kept | own | {"COLUMNS": "200"},
+                cwd=ROOT,
+                text=True,
+                capture_output=True,
+                check=False,
+            )
+            for command in ("up", "doctor")
+        )
+    assert (up_.returncode, up_.stderr.count("\n")) == (2, 1)
+    assert f"port {port} is in use by another program: end it, or set COPS_STACK_POSTGRES_PORT" in up_.stderr
+    assert doctor.returncode == 1
+    assert f"{port} is taken by process {os.getpid()}" in doctor.stdout
+
+
+def test_a_killed_supervisor_is_told_cleared_away_and_replaced(swept: Stack) -> None:
+    """The last test here: it starts the stack a second time, which the fixture then stops."""
+    settings = swept.settings
+    before = {run.info.run_id for run in swept.runs()}, swept.objects()
+    psutil.Process(int((settings.folder / "supervisord.pid").read_text())).kill()
+    doctor = swept.run(*COPS, "doctor", COLUMNS="200")
+    assert doctor.returncode == 1
+    assert "but not their supervisor" in doctor.stdout
+    assert swept.run(*COPS, "down").stdout == "stopped\n"
+    assert not any(of_part(settings, name) for name in PARTS)
+    assert swept.run(*COPS, "down").stdout == "nothing was running\n"
+    up(settings)
+    assert ({run.info.run_id for run in swept.runs()}, swept.objects()) == before
+    assert down(settings)
+    assert not is_up(settings)
+    for port in settings.ports.values():
+        with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
+            probe.connect(("127.0.0.1", port))
