@@ -15,7 +15,8 @@ from jobs.known import Known
 from jobs.plan import Cell, Trial, cells
 from jobs.search import Search
 from jobs.spec import Spec
-from jobs.studies import Studies, grid, stick_breaking, stick_fractions
+from jobs.storage import Studies
+from jobs.studies import grid, stick_breaking, stick_fractions
 from tests.jobs.test_search import PAIRS, best_at_030, run_all, spec_with
 
 TWO = {"pairs": [PAIRS[2]], "sparsities": [0.9]}  # two alphas
