@@ -17,7 +17,7 @@ from optuna.distributions import distribution_to_json
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 from sqlalchemy import func, make_url, select
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session
 
 from jobs.errors import UserError
@@ -64,18 +64,20 @@ class Studies:
         self._writer.join()
 
     def _write(self) -> None:
-        closing = False
+        closing, ended = False, dict[str, list[FrozenTrial]]()
         while not closing:
             closing = self._closing.wait(STORE_SECONDS)
-            ended: dict[str, list[FrozenTrial]] = {}
             while (item := self._next()) is not None:
                 ended.setdefault(item[0], []).append(item[1])
             try:
                 with Session(self._storage.engine) as session, session.begin():
                     for name, trials in sorted(ended.items()):  # in one order, lest two sweeps wait for each other
                         _add(session, name, trials)
-            except Exception:  # the next start adds them
+            except Exception as error:
+                if isinstance(error, OperationalError) and not closing:
+                    continue  # locked, or out of reach: they are stored with the next ones
                 logging.getLogger(__name__).exception("%d studies: trials were not stored", len(ended))
+            ended = {}  # what is missing, the next start adds
 
     def _next(self) -> tuple[str, FrozenTrial] | None:
         try:
