@@ -96,7 +96,9 @@ class Feed:
         """
         seconds = self.limits.trial_seconds
         short = seconds is not None and seconds < BATCH_SECONDS
-        if not short or len(self._heard) >= self.limits.workers or not self.search.counts()["waiting"]:
+        if not short or len(self._heard) >= self.limits.workers:
+            return False
+        if self.search.closed is not None or not self.search.counts()["waiting"]:
             return False
         return self._now() - min(self._heard.values()) < START_SECONDS
 

@@ -46,7 +46,6 @@ from jobs.workloads import load_data
 
 logging.getLogger("ray").setLevel(logging.ERROR)  # Tune warns that its own result files, which we disable, are missing
 
-
 HELD_SECONDS = 0.1  # between two times that a worker asks whether it may take its second batch
 
 
@@ -168,24 +167,27 @@ class SweepTrial(tune.Trainable):
         self._scores: dict[ScoreTask, Scores] = {}
         self._datasets: dict[str, Dataset] = {}
         self._worker = Worker(spec, session, tracker, self._trial)
-        self._steps = 0
+        self._announced = False
         self.reset_config(config)
-        self._held = True
+        self._first = True
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another batch; nothing of the last one matters to it."""
         self._worker.take([Trial.from_dict(trial) for trial in new_config["batch"]])
-        self._held = False
+        self._first = False
         return True
 
     def step(self) -> dict[str, Any]:
-        """Go on for a second or more, and say what happened; first of all, that this worker is there."""
-        self._steps += 1
-        if self._worker.done:  # and held
+        """Go on for a second or more, and say what happened; first of all, that this worker is there.
+
+        The driver decides when the first batch of a worker is done; see `Feed.hold`.
+        """
+        if self._worker.done:
             time.sleep(HELD_SECONDS)
-        events = self._worker.advance() if self._steps > 1 else []
+        events = self._worker.advance() if self._announced else []
+        self._announced = True
         over = self._worker.done
-        return {"events": events, "over": over, "done": over and not self._held}
+        return {"events": events, "over": over, "done": over and not self._first}
 
     def _trial(self, trial: Trial) -> Generator[Epoch, None, Result]:
         checkpoint = self._checkpoints / f"{trial_key(self._spec, trial)}.pt"

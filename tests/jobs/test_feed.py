@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from jobs.feed import Feed
+from jobs.feed import START_SECONDS, Feed
 from jobs.limits import Limits
 from jobs.plan import Trial
 from jobs.search import Search
@@ -23,7 +23,7 @@ NOWHERE = Session("none", "0", "none", resumed=False, spent={})
 def feed_of(spec: Spec, tracker: Tracker, session: Session = NOWHERE, workers: int = 2) -> tuple[Feed, Clock]:
     clock = Clock()
     search = Search(spec, now=clock)
-    return Feed(search, session, tracker, Limits(spec, {}, workers, clock), lambda *_: None), clock
+    return Feed(search, session, tracker, Limits(spec, {}, workers, clock), lambda *_: None, clock), clock
 
 
 def ended(index: int, trial: Trial, seconds: float = 0.01) -> Event:
@@ -56,6 +56,32 @@ def test_workers_share_what_is_left(tracker: Tracker) -> None:
     (first,) = feed.next("first")
     feed.take("first", [ended(0, first)])
     assert [len(feed.next(name)) for name in "abcdefgh"] == [2, 2, 1, 1, 1, 1, 0, 0]
+
+
+def test_a_worker_waits_with_its_second_batch_of_short_trials_until_all_have_started(tracker: Tracker) -> None:
+    feed, clock = feed_of(spec_with(search={"trials": 9}), tracker, workers=2)
+    (first,) = feed.next("first")
+    (other,) = feed.next("other")
+    feed.take("first", [])  # it is there
+    feed.take("first", [ended(0, first)])
+    assert feed.hold()
+    clock.now += START_SECONDS - 1
+    assert feed.hold()
+    feed.take("other", [])
+    assert not feed.hold()
+    feed.take("other", [ended(0, other)])
+    assert not feed.hold()
+
+
+@pytest.mark.parametrize("seconds", [0.01, 60.0])
+def test_a_worker_does_not_wait_for_ever_nor_where_trials_are_long(tracker: Tracker, seconds: float) -> None:
+    feed, clock = feed_of(spec_with(search={"trials": 9}), tracker, workers=2)
+    (first,) = feed.next("first")
+    feed.take("first", [])
+    feed.take("first", [ended(0, first, seconds)])
+    assert feed.hold() == (seconds < 1)
+    clock.now += START_SECONDS
+    assert not feed.hold()
 
 
 def test_trials_that_may_stop_early_come_one_at_a_time(tracker: Tracker) -> None:
