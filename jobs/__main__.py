@@ -44,7 +44,7 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
     # Imported only now: they take seconds, and a mistake in the sweep file should be told at once.
     from jobs import control, progress, report, tracking, tune
     from jobs.search import Search
-    from jobs.studies import Studies
+    from jobs.storage import Studies
 
     with tune.connected(spec), control.cancellable(), mlflow_server(settings) as uri:
         settings.home.mkdir(parents=True, exist_ok=True)

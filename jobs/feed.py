@@ -1,5 +1,6 @@
 """Between the search, whose trials may take milliseconds, and Ray Tune, whose trials should not. Knows no Ray."""
 
+import time
 from collections.abc import Callable, Sequence
 
 from jobs.identity import trial_key
@@ -13,18 +14,29 @@ from jobs.worker import Event
 BATCH_SECONDS = 3.0  # how long the trials of a batch take together, where each takes less
 LARGEST = 128  # trials of a batch
 PER_CELL = 8  # trials of a batch for each cell: results teach the search what to propose next
+START_SECONDS = 30.0  # in which the workers start, after the first of them
 OnChange = Callable[[Search, Limits], None]
 
 
 class Feed:
     """Makes batches of the search's trials, and takes back what happens to them."""
 
-    def __init__(self, search: Search, session: Session, tracker: Tracker, limits: Limits, on_change: OnChange) -> None:
+    def __init__(
+        self,
+        search: Search,
+        session: Session,
+        tracker: Tracker,
+        limits: Limits,
+        on_change: OnChange,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.search, self.limits = search, limits
         self._session, self._tracker = session, tracker
         self._on_change = on_change
         self._batches: dict[str, dict[int, Trial]] = {}  # what is not over yet, by Tune's id and index
         self._preempted: set[str] = set()
+        self._heard: dict[str, float] = {}  # when a batch was first told of
+        self._now = now
 
     def next(self, batch_id: str) -> list[Trial]:
         """The next batch; empty if all is finished or waits."""
@@ -43,6 +55,7 @@ class Feed:
 
     def take(self, batch_id: str, events: Sequence[Event]) -> bool:
         """Take note of what happened to a batch; whether its trial should stop, which then is over."""
+        self._heard.setdefault(batch_id, self._now())
         batch = self._batches[batch_id]
         ended = {event["index"] for event in events if "epoch" not in event}
         for event in events:
@@ -74,6 +87,20 @@ class Feed:
             else:
                 self.search.tell(trial, None, Failure("its worker was lost, more often than retried", "lost"))
         self._on_change(self.search, self.limits)
+
+    def hold(self) -> bool:
+        """Whether a worker should wait with its second batch until all the others have started.
+
+        Tune gives a free worker the batch for which it is starting another one, and gives that one up. Where batches
+        take less time than that start, one worker would run all of them.
+        """
+        seconds = self.limits.trial_seconds
+        short = seconds is not None and seconds < BATCH_SECONDS
+        if not short or len(self._heard) >= self.limits.workers:
+            return False
+        if self.search.closed is not None or not self.search.counts()["waiting"]:
+            return False
+        return self._now() - min(self._heard.values()) < START_SECONDS
 
     def preempted(self, batch_id: str) -> None:
         """The worker of a batch that is about to be over was lost with its node, as announced."""

@@ -14,13 +14,12 @@ from jobs.identity import trial_key
 from jobs.known import FailureKind, Known, KnownTrials, Outcome, by_study, searched
 from jobs.plan import Cell, Trial, ablations, cells, confirmations
 from jobs.spec import Spec
-from jobs.studies import CellStudy, Studies
+from jobs.storage import Studies
+from jobs.studies import CellStudy
 
 if TYPE_CHECKING:
     import optuna
 
-REDRAWS = 10  # of a proposal that ran already, before the sampler gives way to a uniform one
-RANDOM_REDRAWS = 500  # uniform ones, before the cell counts as searched out
 Status = Literal["FINISHED", "FAILED", "KILLED"]  # as MLflow calls them
 ENOUGH = 10  # trials that must have ended before a failure rate says anything
 
@@ -178,25 +177,22 @@ class CellSearch:
         self._closed = True
 
     def _propose(self) -> Trial | None:
-        """A new search trial; None if the cell is searched out. Known ones on the way are answered at once."""
-        for uniform, redraws in ((False, REDRAWS), (True, RANDOM_REDRAWS)):
-            for _ in range(redraws):
-                proposal, trial = self._study.ask(uniform=uniform)
-                if trial in self.outcomes or trial in self.running or trial in self.stopped or trial in self._later:
-                    self._study.forget(proposal)
-                    continue
-                self._asked += 1
-                self._searching += 1
-                self.running[trial] = proposal
-                known = self._known.get(trial_key(self._spec, trial))
-                if known is None:
-                    self.proposed += 1
-                    return trial
-                self.reused.add(trial)
-                self.tell(trial, known.outcome)
-                if self._asked >= self._budget:
-                    return self.ask()
+        """A new search trial; None if none is left. Known ones on the way are answered at once."""
+        while self._asked < self._budget and (found := self._study.ask(self._taken)) is not None:
+            proposal, trial = found
+            self._asked += 1
+            self._searching += 1
+            self.running[trial] = proposal
+            known = self._known.get(trial_key(self._spec, trial))
+            if known is None:
+                self.proposed += 1
+                return trial
+            self.reused.add(trial)
+            self.tell(trial, known.outcome)
         return None
+
+    def _taken(self, trial: Trial) -> bool:
+        return trial in self.outcomes or trial in self.running or trial in self.stopped or trial in self._later
 
     def _again(self, trial: Trial, failure: Failure) -> bool:
         if failure.kind == "preempted":

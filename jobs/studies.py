@@ -1,86 +1,33 @@
-"""Optuna: one study per cell. The only file here that imports it.
+"""One Optuna study per cell.
 
-The study that proposes is in memory, where asking takes milliseconds; whatever ends is also written to a study of the
-same trials in external storage, by one thread. MLflow is the truth: what it knows and the storage lacks, because a
-process died in between, is added at the next start.
+The study that proposes is in memory, where asking takes milliseconds; whatever ends is also kept in a study of the same
+trials in external storage. MLflow is the truth: what it knows and the storage lacks, because a process died in between,
+is added at the next start.
 """
 
-import logging
 import math
+import random
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from itertools import product
-from queue import SimpleQueue
-from threading import Thread
-from typing import Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
-from jobs.errors import UserError
 from jobs.identity import key, study_key, trial_key
 from jobs.known import Known, Outcome
 from jobs.plan import Cell, Trial
 from jobs.spec import Spec
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
+from jobs.storage import Direction, Studies
 
 STEP = 0.01  # of alpha and weights: a finer step changes a mask less than another seed does, and names stay short
 MAXIMISED = {"validation_accuracy"}
 ENOUGH = 4  # trials for importances to say anything
+MOVES = 1000  # of a proposal that is taken, before a cell counts as searched out: from 100 on, to anywhere
 TRIAL = "cops.trial"  # attribute of an Optuna trial: our trial's content key
-Direction = Literal["maximize", "minimize"]
 Keep = Callable[[FrozenTrial], None]
-
-
-class Studies:
-    """External storage of all studies.
-
-    Args:
-        url: SQLAlchemy's, of SQLite or PostgreSQL.
-
-    Raises:
-        UserError: the database cannot be used.
-    """
-
-    def __init__(self, url: str) -> None:
-        patient = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-        try:
-            self._storage = optuna.storages.RDBStorage(url, engine_kwargs=patient)
-        except Exception as error:  # SQLAlchemy's, the driver's, or a missing driver's
-            raise UserError(f"COPS_STUDIES = '{_hidden(url)}' cannot be used as a database: {error}") from None
-        self._ended: SimpleQueue[tuple[str, FrozenTrial] | None] = SimpleQueue()
-        self._studies: dict[str, optuna.Study] = {}
-        self._writer = Thread(target=self._write, name="studies", daemon=True)
-        self._writer.start()
-
-    def load(self, name: str, directions: list[Direction]) -> list[FrozenTrial]:
-        """All trials of a study, which is created if there is none."""
-        self._studies[name] = optuna.create_study(
-            study_name=name, storage=self._storage, directions=directions, load_if_exists=True
-        )
-        return self._studies[name].get_trials(deepcopy=False)
-
-    def keep(self, name: str, trial: FrozenTrial) -> None:
-        """Add a trial that has ended, soon."""
-        self._ended.put((name, trial))
-
-    def close(self) -> None:
-        """Wait until everything is written."""
-        self._ended.put(None)
-        self._writer.join()
-
-    def _write(self) -> None:
-        while (item := self._ended.get()) is not None:
-            name, trial = item
-            try:
-                self._studies[name].add_trial(trial)
-            except Exception:  # the next start adds it
-                logging.getLogger(__name__).exception("study %s: trial %d was not stored", name, trial.number)
 
 
 class CellStudy:
@@ -105,33 +52,30 @@ class CellStudy:
         self._keep: Keep = (lambda trial: studies.keep(name, trial)) if studies else lambda _: None
         # On resuming, other draws than those that the trials known by now came from.
         seed = int(key("sampler", [name, spec.seed, len(earlier or {})])[:8], 16)
-        self._uniform: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=seed)
-        self._sampler = self._make_sampler(seed)
+        self._random = random.Random(seed)  # noqa: S311
         self._study = optuna.create_study(
-            directions=directions, sampler=self._sampler, pruner=_pruner(spec) if cell.tunable else None
+            directions=directions, sampler=self._sampler(seed), pruner=_pruner(spec) if cell.tunable else None
         )
         self._recall(earlier or {}, studies.load(name, directions) if studies else [])
         self.budget = self._plan(earlier or {})
 
-    def ask(self, *, uniform: bool = False) -> tuple[optuna.Trial, Trial]:
-        """Optuna's proposal, and the trial that it stands for."""
-        self._study.sampler = self._uniform if uniform else self._sampler
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            proposal = self._study.ask(self._space)
-        values = proposal.params
-        alpha = tuple(round(values[_level(control)], 2) for control in self._cell.controls)
-        weights = stick_breaking([values[_stick(score)] for score in self._cell.target[:-1]])
-        trial = Trial(self._cell, weights if self._cell.target else (), alpha)
-        proposal.set_user_attr(TRIAL, trial_key(self._spec, trial))
-        return proposal, trial
+    def ask(self, taken: Callable[[Trial], bool]) -> tuple[optuna.Trial, Trial] | None:
+        """Optuna's proposal, moved where it is `taken`, and the trial that it stands for; None if nothing is free.
 
-    def forget(self, proposal: optuna.Trial) -> None:
-        """A proposal that is known already.
-
-        Not told as a result: the study would pile up on the point that it already likes best.
+        A sampler that likes a point goes on proposing it. To ask again takes it milliseconds, and the points around are
+        what it would come to; they are looked at at random, from a little further away each time.
         """
+        proposal = self._ask()
+        if not taken(trial := self._trial(proposal.params)):
+            return self._named(proposal, trial)
+        # Not told as a result: the study would pile up on the point that it already likes best.
         self._study.tell(proposal, state=TrialState.FAIL)
+        for move in range(1, MOVES):
+            params = {name: self._near(value, move * STEP) for name, value in proposal.params.items()}
+            if not taken(trial := self._trial(params)):
+                self._study.enqueue_trial(params)
+                return self._named(self._ask(), trial)
+        return None
 
     def end(self, proposal: optuna.Trial, outcome: Outcome | None) -> None:
         """The end of a trial; no outcome = it failed."""
@@ -160,6 +104,25 @@ class CellStudy:
             return optuna.importance.get_param_importances(
                 self._study, evaluator=evaluator, target=lambda trial: -trial.values[place]
             )
+
+    def _ask(self) -> optuna.Trial:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return self._study.ask(self._space)
+
+    def _trial(self, values: Mapping[str, float]) -> Trial:
+        alpha = tuple(round(values[_level(control)], 2) for control in self._cell.controls)
+        weights = stick_breaking([values[_stick(score)] for score in self._cell.target[:-1]])
+        return Trial(self._cell, weights if self._cell.target else (), alpha)
+
+    def _named(self, proposal: optuna.Trial, trial: Trial) -> tuple[optuna.Trial, Trial]:
+        proposal.set_user_attr(TRIAL, trial_key(self._spec, trial))
+        return proposal, trial
+
+    def _near(self, value: float, radius: float) -> float:
+        """A random multiple of STEP in [0, 1], at most `radius` away."""
+        low, high = max(0.0, value - radius), min(1.0, value + radius)
+        return round(self._random.uniform(low, high), 2)
 
     def _values(self, outcome: Outcome) -> list[float] | None:
         values = [outcome.get(name, math.nan) for name in self._objective]
@@ -202,7 +165,7 @@ class CellStudy:
                 self._study.enqueue_trial(params)
         return len(points)
 
-    def _make_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+    def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         startup = max(1, min(10, self._spec.search.trials // 2))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
@@ -214,7 +177,7 @@ class CellStudy:
                 case "cmaes":
                     return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
                 case _:
-                    return self._uniform
+                    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def grid(trials: int, values: int) -> list[tuple[float, ...]]:
@@ -248,14 +211,6 @@ def stick_fractions(weights: tuple[float, ...]) -> list[float]:
         fractions.append(round(1 - (1 - share) ** left, 2))
         rest -= weight
     return fractions
-
-
-def _hidden(url: str) -> str:
-    """The URL without its password."""
-    try:
-        return make_url(url).render_as_string()
-    except ArgumentError:  # what is no URL may hold one all the same
-        return url.partition(":")[0] + ":..."
 
 
 def _level(control: str) -> str:

@@ -6,6 +6,7 @@ mask carry the same `cops.mask` tag, the content key that the API calls the mask
 
 import json
 import logging
+import math
 import os
 import secrets
 import tempfile
@@ -44,7 +45,8 @@ ALPHA, WEIGHT = "alpha_", "weight_"  # prefixes of params
 MASK_FILE = "mask.cops"
 LAYERS_FILE = "layers.json"
 MOST_METRICS = 1000  # of one request
-FENCE_SECONDS = 2.0  # in which a worker of a killed driver comes from asking whose the sweep is to ending its trial
+ASK_SECONDS = 1.0  # between two times that a worker asks whose the sweep is: each is a request
+FENCE_SECONDS = ASK_SECONDS + 2.0  # in which a worker of a killed driver ends the trials that its last answer lets it
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 
@@ -108,6 +110,7 @@ class Tracker:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._client = MlflowClient(uri)
+        self._ours_until = -math.inf  # on the monotonic clock: no need to ask whose the sweep is before
 
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         """Workers get the address, and speak to the server themselves."""
@@ -205,9 +208,12 @@ class Tracker:
         metrics = [Metric(name, value, now, 0) for name, value in result.metrics.items()]
         metrics += [metric for epoch in epochs for metric in _curves(epoch)]
         self._log(run.id, metrics, _params(spec, trial), tags)
-        if self.wish(session.run).session != session.id:
-            self._client.set_terminated(run.id, "KILLED")
-            raise SupersededError(f"another process has taken over the sweep {session.run}")
+        asked = time.monotonic()
+        if asked > self._ours_until:
+            if self.wish(session.run).session != session.id:
+                self._client.set_terminated(run.id, "KILLED")
+                raise SupersededError(f"another process has taken over the sweep {session.run}")
+            self._ours_until = asked + ASK_SECONDS
         self._client.set_terminated(run.id, "FINISHED")
 
     def fail_trial(self, run: str, reason: str) -> None:

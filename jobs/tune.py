@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,8 @@ from jobs.worker import Worker
 from jobs.workloads import load_data
 
 logging.getLogger("ray").setLevel(logging.ERROR)  # Tune warns that its own result files, which we disable, are missing
+
+HELD_SECONDS = 0.1  # between two times that a worker asks whether it may take its second batch
 
 
 @contextmanager
@@ -164,16 +167,27 @@ class SweepTrial(tune.Trainable):
         self._scores: dict[ScoreTask, Scores] = {}
         self._datasets: dict[str, Dataset] = {}
         self._worker = Worker(spec, session, tracker, self._trial)
+        self._announced = False
         self.reset_config(config)
+        self._first = True
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another batch; nothing of the last one matters to it."""
         self._worker.take([Trial.from_dict(trial) for trial in new_config["batch"]])
+        self._first = False
         return True
 
     def step(self) -> dict[str, Any]:
-        """Go on for a second or more, and say what happened."""
-        return {"events": self._worker.advance(), "done": self._worker.done}
+        """Go on for a second or more, and say what happened; first of all, that this worker is there.
+
+        The driver decides when the first batch of a worker is done; see `Feed.hold`.
+        """
+        if self._worker.done:
+            time.sleep(HELD_SECONDS)
+        events = self._worker.advance() if self._announced else []
+        self._announced = True
+        over = self._worker.done
+        return {"events": events, "over": over, "done": over and not self._first}
 
     def _trial(self, trial: Trial) -> Generator[Epoch, None, Result]:
         checkpoint = self._checkpoints / f"{trial_key(self._spec, trial)}.pt"
@@ -236,7 +250,8 @@ class _Scheduler(FIFOScheduler):
         self._feed = feed
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        return self.STOP if self._feed.take(trial.trial_id, result["events"]) else self.CONTINUE
+        stop = self._feed.take(trial.trial_id, result["events"])
+        return self.STOP if stop or (result["over"] and not self._feed.hold()) else self.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         if trial.run_metadata.num_failures == 0:  # Tune does not count the end of a node that was announced

@@ -32,7 +32,7 @@ from jobs.plan import Trial, scores_needed
 from jobs.search import Search
 from jobs.settings import Settings
 from jobs.spec import Spec
-from jobs.studies import Studies
+from jobs.storage import Studies
 from jobs.tracking import MASK_FILE, Session, Tracker, TrialRun, Wish
 from jobs.trial import Epoch, Result
 from tests.conftest import ROOT, new_home

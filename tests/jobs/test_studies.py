@@ -15,7 +15,8 @@ from jobs.known import Known
 from jobs.plan import Cell, Trial, cells
 from jobs.search import Search
 from jobs.spec import Spec
-from jobs.studies import Studies, grid, stick_breaking, stick_fractions
+from jobs.storage import Studies
+from jobs.studies import grid, stick_breaking, stick_fractions
 from tests.jobs.test_search import PAIRS, best_at_030, run_all, spec_with
 
 TWO = {"pairs": [PAIRS[2]], "sparsities": [0.9]}  # two alphas
@@ -227,3 +228,15 @@ def test_no_message_tells_the_password_of_the_database(url: str) -> None:
     with pytest.raises(UserError, match="COPS_STUDIES") as caught:
         Studies(url)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_cell_is_searched_out(sampler: str) -> None:
+    """More trials than there are levels: each level runs once, and then the winner is confirmed."""
+    search = Search(spec_with(search={"trials": 130, "sampler": sampler}, baselines=[], confirmations=1))
+    ran = run_all(search, best_at_030)
+    levels = [trial.alpha[0] for trial in ran if trial.kind == "search"]
+    assert len(levels) == len(set(levels)) <= 101
+    assert len(levels) >= 100
+    assert [trial.kind for trial in ran[-1:]] == ["confirmation"]
+    assert search.finished
