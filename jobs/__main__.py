@@ -74,7 +74,7 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
             tracker.end_sweep(session, status)
 
     found = report.standings(search)
-    for table in report.tables(found):
+    for table in report.tables(found) + report.fronts(search):
         console.print(table)
     console.print(report.legend(found), soft_wrap=True)
     for line in report.failures(search):

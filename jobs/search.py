@@ -82,13 +82,16 @@ class CellSearch:
 
     @property
     def winner(self) -> Trial | None:
-        """The search trial with the best validation accuracy so far; None while there is none."""
+        """The search trial with the best validation accuracy so far; None while there is none.
+
+        Of equals the one with the highest levels: which ended first must not decide, for that changes on resuming.
+        """
         found = {
             trial: outcome["validation_accuracy"]
             for trial, outcome in self.outcomes.items()
             if outcome is not None and trial.kind == "search"
         }
-        return max(found, key=lambda trial: found[trial]) if found else None
+        return max(found, key=lambda trial: (found[trial], trial.alpha, trial.weights)) if found else None
 
     @property
     def finished(self) -> bool:

@@ -162,3 +162,15 @@ def test_names_that_a_person_reads() -> None:
     trial = Trial(weighted, (0.25, 0.75), (1.0,), training_seed=2, kind="confirmation")
     assert trial.name == "snip+synflow|grasp @0.9 a=1.00 w=0.25,0.75 #2"
     assert Trial.from_dict(trial.to_dict()) == trial
+
+
+def test_the_winner_of_equals_does_not_depend_on_which_ended_first() -> None:
+    spec = spec_with(search={"trials": 5, "sampler": "grid"}, baselines=[], confirmations=1)
+    for backwards in (False, True):
+        search = Search(spec)
+        trials = [trial for _ in range(5) if (trial := search.ask()) is not None]
+        for trial in reversed(trials) if backwards else trials:
+            search.tell(trial, {"validation_accuracy": 0.5})
+        confirmation = search.ask()
+        assert confirmation is not None
+        assert confirmation.alpha == (1.0,)
