@@ -31,6 +31,7 @@ class Failure:
 
     A `passing` error may not come again, and a `lost` worker may not be lost again; what was `preempted` was not the
     trial's fault. An `infeasible` trial asks for levels that no mask reaches together: nothing is wrong with the sweep.
+    What no trial of its `cell` can do without, a score or the data, cannot be had: the others would fail alike.
     """
 
     reason: str
@@ -149,6 +150,8 @@ class CellSearch:
             return False
         if failure is not None:
             self.failures[trial] = failure.reason
+            if failure.kind == "cell":
+                self.end_search()
         if outcome is None and failure is None:
             self.stopped.add(trial)
         else:
@@ -275,7 +278,7 @@ class Search:
         over = self.cells[trial.cell].tell(trial, outcome, failure)
         if over:
             self._ran += 1
-            self._failed += failure is not None and failure.kind != "infeasible"
+            self._failed += failure is not None and failure.kind not in ("infeasible", "cell")
             if self._ran >= ENOUGH and self._failed > self.spec.failures.limit * self._ran:
                 self.close(
                     f"{self._failed} of {self._ran} trials failed, more than failures.limit = "

@@ -1,5 +1,6 @@
 """One study per cell: budgets, distinct trials, confirmation of the winner. No Ray needed: `Search` knows none."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -174,3 +175,17 @@ def test_the_winner_of_equals_does_not_depend_on_which_ended_first() -> None:
         confirmation = search.ask()
         assert confirmation is not None
         assert confirmation.alpha == (1.0,)
+
+
+def test_a_cell_without_its_score_is_given_up_and_the_rest_goes_on() -> None:
+    """Most cells of this sweep cannot be scored: that is no failure rate, and no reason to try again and again."""
+    grid = {"pairs": PAIRS[:1], "sparsities": [0.5, 0.9, 0.95, 0.99]}
+    search = Search(spec_with(grid=grid, search={"trials": 6}, baselines=[], confirmations=1))
+    ran: Counter[Cell] = Counter()
+    while (trial := search.ask()) is not None:
+        ran[trial.cell] += 1
+        broken = trial.cell.sparsity > 0.5
+        search.tell(trial, None if broken else best_at_030(trial), Failure("no score", "cell") if broken else None)
+    assert search.status == "FINISHED"
+    assert search.finished
+    assert {cell.sparsity: count for cell, count in ran.items()} == {0.5: 7, 0.9: 1, 0.95: 1, 0.99: 1}
