@@ -102,4 +102,5 @@ def _search_trials(spec: Spec, cell: Cell) -> int:
     values = len(cell.controls) + len(cell.target) - 1
     if spec.search.sampler == "grid":
         return len(grid(spec.search.trials, values))
-    return min(spec.search.trials, (round(1 / VALUE_STEP) + 1) ** values)
+    levels: int = round(1 / VALUE_STEP) + 1
+    return min(spec.search.trials, int(levels**values))

@@ -101,7 +101,7 @@ def test_one_worker_or_four_give_the_same_bits(tmp_path: Path, postgres: Postgre
     found = []
     for number, extra in ((1, {}), (4, {"COPS_STUDIES": postgres.url})):
         home = new_home(tmp_path / f"home{number}")
-        done = run_command(home, "-m", "jobs", str(file), **workers(number), **extra)
+        done = run_command(home, "-m", "jobs", str(file), timeout=TIMEOUT, **workers(number), **extra)
         assert done.returncode == 0, done.stdout + done.stderr
         with mlflow_server(settings_of(home)) as uri:
             found.append(results(uri))
@@ -206,7 +206,7 @@ def test_a_sweep_that_is_stopped_damaged_cancelled_and_resumed(tmp_path: Path) -
         stopped = {run.data.tags["cops.trial"] for run in tagged("cops.stopped")}
         damaged = next((home.path / "store").glob("*.scores"))
         damaged.write_bytes(damaged.read_bytes()[:-1] + b"\0")
-        done = run_command(home, "-m", "jobs", str(file), **workers(2))
+        done = run_command(home, "-m", "jobs", str(file), timeout=TIMEOUT, **workers(2))
         assert done.returncode == 1, done.stdout + done.stderr  # for the cells of the network that explodes
         assert "score vectors computed: 1\n" in done.stdout
         assert "best COPS mask" in done.stdout

@@ -185,7 +185,8 @@ def test_a_cell_without_its_score_is_given_up_and_the_rest_goes_on() -> None:
     while (trial := search.ask()) is not None:
         ran[trial.cell] += 1
         broken = trial.cell.sparsity > 0.5
-        search.tell(trial, None if broken else best_at_030(trial), Failure("no score", "cell") if broken else None)
+        outcome = {"validation_accuracy": best_at_030(trial)}
+        search.tell(trial, None if broken else outcome, Failure("no score", "cell") if broken else None)
     assert search.status == "FINISHED"
     assert search.finished
     assert {cell.sparsity: count for cell, count in ran.items()} == {0.5: 7, 0.9: 1, 0.95: 1, 0.99: 1}
