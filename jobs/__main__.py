@@ -57,7 +57,7 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
                 with progress.shown(console) as show:
                     computed = tune.fit(search, session, settings, tracker, show)
                 console.print(f"score vectors computed: {computed}")
-            except control.CancelledError:
+            except KeyboardInterrupt:  # which Ray makes of a CancelledError where it waits
                 search.close("cancelled", "KILLED")
             if not search.finished:  # as Ray Tune returns on Ctrl-C
                 search.close("interrupted", "KILLED")

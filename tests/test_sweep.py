@@ -173,7 +173,7 @@ def session(
 
 def test_a_sweep_that_is_stopped_damaged_cancelled_and_resumed(tmp_path: Path) -> None:
     """ASHA ends laggards for good; a budget holds over all sessions; one model whose scores overflow fails alone."""
-    budget = 30
+    budget = 20
     file = write(
         tmp_path,
         "hard",
@@ -184,7 +184,7 @@ def test_a_sweep_that_is_stopped_damaged_cancelled_and_resumed(tmp_path: Path) -
         baselines=["snip"],
         search={"trials": 60, "sampler": "random"},
         stopping={"scheduler": "asha", "reduction_factor": 2},
-        training={"epochs": 150},
+        training={"epochs": 100},
         samples=200,
         confirmations=1,
         budget={"trials": budget},
@@ -197,6 +197,7 @@ def test_a_sweep_that_is_stopped_damaged_cancelled_and_resumed(tmp_path: Path) -
 
         said = session(home, uri, file, control.stop, lambda: tagged("cops.stopped"))
         assert "stopped: " in said
+        assert "ScoreError: score 'snip' is not finite" in said
         assert all(run.info.status != "KILLED" or "cops.stopped" in run.data.tags for run in tagged("cops.trial"))
 
         before = len(tagged("cops.trial"))
@@ -210,7 +211,7 @@ def test_a_sweep_that_is_stopped_damaged_cancelled_and_resumed(tmp_path: Path) -
         assert done.returncode == 1, done.stdout + done.stderr  # for the cells of the network that explodes
         assert "score vectors computed: 1\n" in done.stdout
         assert "best COPS mask" in done.stdout
-        assert "ScoreError: score 'snip' is not finite" in done.stdout
+        assert "Traceback" not in done.stdout + done.stderr
 
         trials = tagged("cops.trial")
         assert {run.info.status for run in trials} == {"FINISHED", "KILLED", "FAILED"}
