@@ -101,9 +101,9 @@ def test_one_worker_or_four_give_the_same_bits(tmp_path: Path, postgres: Postgre
     found = []
     for number, extra in ((1, {}), (4, {"COPS_STUDIES": postgres.url})):
         home = new_home(tmp_path / f"home{number}")
-        done = run_command(home, "-m", "jobs", str(file), timeout=TIMEOUT, **workers(number), **extra)
-        assert done.returncode == 0, done.stdout + done.stderr
         with mlflow_server(settings_of(home)) as uri:
+            done = run_command(home, "-m", "jobs", str(file), timeout=TIMEOUT, **workers(number), **extra)
+            assert done.returncode == 0, done.stdout + done.stderr
             found.append(results(uri))
         assert (home.path / "studies.db").exists() != bool(extra)
     (one, alone), (four, together) = found
