@@ -173,7 +173,7 @@ def session(
 
 def test_a_sweep_that_is_stopped_damaged_cancelled_and_resumed(tmp_path: Path) -> None:
     """ASHA ends laggards for good; a budget holds over all sessions; one model whose scores overflow fails alone."""
-    budget = 20
+    budget = 14
     file = write(
         tmp_path,
         "hard",
