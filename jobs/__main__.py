@@ -34,11 +34,8 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
         spec = smoke(spec)
     spec.find()
     check(settings)
-    if not os.environ.get("RAY_ADDRESS") and spec.resources.cpu > (os.cpu_count() or 1):
-        raise UserError(
-            f"resources.cpu = {spec.resources.cpu:g}: this machine has {os.cpu_count()}; ask for less, or submit the "
-            "sweep to a cluster with `ray job submit`"
-        )
+    if not os.environ.get("RAY_ADDRESS"):  # a cluster's workers may have more than this process sees
+        _fits_here(spec)
     console = Console()
     console.print(f"sweep '{spec.name}': starting MLflow and Ray")
     # Imported only now: they take seconds, and a mistake in the sweep file should be told at once.
@@ -60,7 +57,7 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
                 with progress.shown(console) as show:
                     computed = tune.fit(search, session, settings, tracker, show)
                 console.print(f"score vectors computed: {computed}")
-            except control.CancelledError:
+            except KeyboardInterrupt:  # which Ray makes of a CancelledError where it waits
                 search.close("cancelled", "KILLED")
             if not search.finished:  # as Ray Tune returns on Ctrl-C
                 search.close("interrupted", "KILLED")
@@ -74,7 +71,7 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
             tracker.end_sweep(session, status)
 
     found = report.standings(search)
-    for table in report.tables(found):
+    for table in report.tables(found) + report.fronts(search):
         console.print(table)
     console.print(report.legend(found), soft_wrap=True)
     for line in report.failures(search):
@@ -86,6 +83,15 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
         console.print("the same command goes on from here")
         return 130
     return 0 if len(found) == len(search.cells) and search.status == "FINISHED" else 1
+
+
+def _fits_here(spec: Spec) -> None:
+    spec.look()
+    if spec.resources.cpu > (os.cpu_count() or 1):
+        raise UserError(
+            f"resources.cpu = {spec.resources.cpu:g}: this machine has {os.cpu_count()}; ask for less, or submit the "
+            "sweep to a cluster with `ray job submit`"
+        )
 
 
 def _keep_report(search: "Search", tracker: "Tracker", session: "Session") -> None:

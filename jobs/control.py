@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Self
 
 from jobs.limits import Limits
@@ -75,3 +75,5 @@ class Watch(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self.join()
+        with suppress(Exception):  # a server that does not answer is told of elsewhere
+            self._tracker.set_spent(self._session.run, self._limits.spent(self._search))

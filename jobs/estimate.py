@@ -8,6 +8,8 @@ from rich.table import Table
 from cops.flops import multiply_adds
 from jobs.plan import Cell, Trial, ablations, cells, confirmations, scores_needed
 from jobs.spec import Spec
+from jobs.studies import STEP as VALUE_STEP
+from jobs.studies import grid
 from jobs.workloads import build_model, load_data
 
 GPU_SPEED, CORE_SPEED = 1e13, 1e10  # operations per second that training gets out of a GPU, and out of a CPU core
@@ -58,8 +60,7 @@ def estimates(spec: Spec) -> dict[Cell, Estimate]:
     found = {}
     for cell in cells(spec):
         winner = Trial(cell, (), ())
-        search = spec.search.trials if cell.tunable else 1
-        counts = search, len(confirmations(spec, winner)), len(ablations(spec, winner))
+        counts = _search_trials(spec, cell), len(confirmations(spec, winner)), len(ablations(spec, winner))
         cost, training, validation = forward(cell.model, cell.data)
         scores = len((*cell.target, *cell.controls)) * cell.rounds if cell.rounds > 1 else 0
         scoring = min(spec.scoring.batches * spec.scoring.batch_size, training)
@@ -92,3 +93,14 @@ def dry_run(spec: Spec) -> Table:
     unit = "GPU hours" if gpu else "CPU core hours"
     table.add_row(unit, f"{hours:.2g}", f"a rough guess: multiply-adds of training, at {speed}")
     return table
+
+
+def _search_trials(spec: Spec, cell: Cell) -> int:
+    """No more than there are points in what is tuned."""
+    if not cell.tunable:
+        return 1
+    values = len(cell.controls) + len(cell.target) - 1
+    if spec.search.sampler == "grid":
+        return len(grid(spec.search.trials, values))
+    levels: int = round(1 / VALUE_STEP) + 1
+    return min(spec.search.trials, int(levels**values))

@@ -47,7 +47,8 @@ def accuracy_by_sparsity(found: Sequence[Standing]) -> Figure:
         if not one.cell.target:
             axes.axhline(100 * one.validation, color="#999999", linestyle=":", label="dense")
     densities = [_density(one.cell) for one in found if one.cell.target]
-    axes.set(xscale="log", xlim=(1.15 * max(densities, default=1), min(densities, default=0.1) / 1.15))
+    # Limits first: a logarithmic axis warns when it has to find its own with nothing drawn.
+    axes.set(xlim=(1.15 * max(densities, default=1), min(densities, default=0.1) / 1.15), xscale="log")
     ticks = sorted({one.cell.sparsity for one in found if one.cell.target})
     axes.set_xticks([1 - sparsity for sparsity in ticks], [f"{sparsity:g}" for sparsity in ticks])
     axes.set_xticks([], minor=True)

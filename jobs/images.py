@@ -42,10 +42,8 @@ def image_folder(
         UserError: no such path, no images, classes that differ, an image that cannot be decoded or has another size.
     """
     with _opened(path) as (names, read):
-        train, test = (_by_class(path, names, part) for part in ("train", "test"))
+        train, test = _listed(path, names)
         classes = list(train)
-        if foreign := sorted(set(test) - set(classes)):
-            raise UserError(f"data set '{path}': test/{foreign[0]} has images, train/{foreign[0]} has none")
         inputs, labels = _decode(path, read, train, classes, size)
         final = _decode(path, read, test, classes, size or tuple(inputs.shape[2:]))
     order = torch.randperm(len(final[1]), generator=torch.Generator().manual_seed(seed))  # some first ones: all classes
@@ -65,6 +63,16 @@ def image_folder(
     )
 
 
+def look(path: str) -> None:
+    """Look for the images of a path, without decoding any.
+
+    Raises:
+        UserError: no such path, no images, or classes that differ.
+    """
+    with _opened(path) as (names, _):
+        _listed(path, names)
+
+
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[list[str], Read]]:
     """Names of all files below `path`, sorted, with `/`; and what reads one. Threads may read at once."""
@@ -80,6 +88,14 @@ def _opened(path: str) -> Iterator[tuple[list[str], Read]]:
             raise UserError(f"data set '{path}' is no zip archive: {error}; {LAYOUT}") from None
     else:
         raise UserError(f"data set '{path}' does not exist: {LAYOUT}")
+
+
+def _listed(path: str, names: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Image files of train and of test, by class."""
+    train, test = (_by_class(path, names, part) for part in ("train", "test"))
+    if foreign := sorted(set(test) - set(train)):
+        raise UserError(f"data set '{path}': test/{foreign[0]} has images, train/{foreign[0]} has none")
+    return train, test
 
 
 def _by_class(path: str, names: Sequence[str], part: str) -> dict[str, list[str]]:

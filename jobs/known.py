@@ -8,7 +8,7 @@ from jobs.identity import study_key, trial_key
 from jobs.plan import Cell, Trial
 from jobs.spec import Spec
 
-FailureKind = Literal["final", "passing", "infeasible", "lost", "preempted"]
+FailureKind = Literal["final", "passing", "infeasible", "cell", "lost", "preempted"]
 Outcome = Mapping[str, float]  # metrics of a finished trial; holds `validation_accuracy`
 
 

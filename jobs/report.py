@@ -8,8 +8,10 @@ from statistics import mean, stdev
 from rich import box
 from rich.table import Table
 
+from jobs.known import Outcome
 from jobs.plan import Cell, Trial
 from jobs.search import CellSearch, Search
+from jobs.studies import MAXIMISED
 
 BEST, COLLAPSED = "▸", "†"
 ABLATED = {"shuffle": "mask shuffled", "reinit": "weights drawn anew"}
@@ -83,13 +85,43 @@ def best_masks(found: Sequence[Standing]) -> dict[float, Standing]:
 
 def tables(found: Sequence[Standing]) -> list[Table]:
     """One table per network and initialisation: a column per sparsity, the best COPS mask above, baselines below."""
+    titles = dict.fromkeys(_title(one.cell) for one in found)
+    return [_table(name, [one for one in found if _title(one.cell) == name]) for name in titles]
 
-    def title(cell: Cell) -> str:
-        name = f"{cell.model} on {cell.data}"
-        return f"{name}, seed {cell.seed}" if cell.seed else name
 
-    titles = dict.fromkeys(title(one.cell) for one in found)
-    return [_table(name, [one for one in found if title(one.cell) == name]) for name in titles]
+def front(searched: Mapping[Trial, Outcome], objective: Sequence[str]) -> list[Trial]:
+    """Trials that no other is at least as good as in every objective, best in the first one first; of equals, one."""
+
+    def costs(trial: Trial) -> list[float]:
+        return [-searched[trial][name] if name in MAXIMISED else searched[trial][name] for name in objective]
+
+    found: list[Trial] = []
+    for trial in sorted(searched, key=costs):  # what comes later is never better than what came before
+        mine = costs(trial)
+        if not any(all(a <= b for a, b in zip(costs(other), mine, strict=True)) for other in found):
+            found.append(trial)
+    return found
+
+
+def fronts(search: Search) -> list[Table]:
+    """One table per network and initialisation of its Pareto front, where several objectives are searched."""
+    objective = search.spec.search.objective
+    if len(objective) == 1:
+        return []
+    searched: dict[str, dict[Trial, Outcome]] = {}
+    for trial, outcome in search.outcomes.items():
+        if outcome is not None and trial.kind == "search" and all(name in outcome for name in objective):
+            searched.setdefault(_title(trial.cell), {})[trial] = outcome
+    tables = []
+    for title, outcomes in searched.items():
+        table = Table(title=f"{title}: Pareto front of the search runs, in %", title_justify="left", box=box.SIMPLE)
+        for name in ("method", "sparsity", "alpha", *objective):
+            table.add_column(name, justify="left" if name == "method" else "right", overflow="fold")
+        for trial in front(outcomes, objective):
+            values = (f"{100 * outcomes[trial][name]:.1f}" for name in objective)
+            table.add_row(trial.cell.method, f"{trial.cell.sparsity!r}", _numbers(trial.alpha), *values)
+        tables.append(table)
+    return tables
 
 
 def legend(found: Sequence[Standing]) -> str:
@@ -127,6 +159,11 @@ def failures(search: Search) -> list[str]:
         f"failed: {trials[0].name}{f' and {len(trials) - 1} more' if len(trials) > 1 else ''}: {reason}"
         for reason, trials in by_reason.items()
     ]
+
+
+def _title(cell: Cell) -> str:
+    name = f"{cell.model} on {cell.data}"
+    return f"{name}, seed {cell.seed}" if cell.seed else name
 
 
 def _table(title: str, found: Sequence[Standing]) -> Table:

@@ -30,6 +30,7 @@ class Failure:
 
     A `passing` error may not come again, and a `lost` worker may not be lost again; what was `preempted` was not the
     trial's fault. An `infeasible` trial asks for levels that no mask reaches together: nothing is wrong with the sweep.
+    What no trial of its `cell` can do without, a score or the data, cannot be had: the others would fail alike.
     """
 
     reason: str
@@ -81,13 +82,16 @@ class CellSearch:
 
     @property
     def winner(self) -> Trial | None:
-        """The search trial with the best validation accuracy so far; None while there is none."""
+        """The search trial with the best validation accuracy so far; None while there is none.
+
+        Of equals the one with the highest levels: which ended first must not decide, for that changes on resuming.
+        """
         found = {
             trial: outcome["validation_accuracy"]
             for trial, outcome in self.outcomes.items()
             if outcome is not None and trial.kind == "search"
         }
-        return max(found, key=lambda trial: found[trial]) if found else None
+        return max(found, key=lambda trial: (found[trial], trial.alpha, trial.weights)) if found else None
 
     @property
     def finished(self) -> bool:
@@ -145,6 +149,8 @@ class CellSearch:
             return False
         if failure is not None:
             self.failures[trial] = failure.reason
+            if failure.kind == "cell":
+                self.end_search()
         if outcome is None and failure is None:
             self.stopped.add(trial)
         else:
@@ -268,7 +274,7 @@ class Search:
         over = self.cells[trial.cell].tell(trial, outcome, failure)
         if over:
             self._ran += 1
-            self._failed += failure is not None and failure.kind != "infeasible"
+            self._failed += failure is not None and failure.kind not in ("infeasible", "cell")
             if self._ran >= ENOUGH and self._failed > self.spec.failures.limit * self._ran:
                 self.close(
                     f"{self._failed} of {self._ran} trials failed, more than failures.limit = "

@@ -310,6 +310,18 @@ class Spec(Section):
                 except UserError as error:
                     raise UserError(f"workloads[{index}]: {error}") from error
 
+    def look(self) -> None:
+        """Look for the files of the data sets.
+
+        Raises:
+            UserError: names what is missing.
+        """
+        for index, workload in enumerate(self.workloads):
+            try:
+                workload.data.look()
+            except UserError as error:
+                raise UserError(f"workloads[{index}].data: {error}") from error
+
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a sweep file.

@@ -94,11 +94,13 @@ class Worker:
 
     def _fail(self, now: "_Running", error: Exception) -> Event:
         self._running = None
-        cause = getattr(error, "cause", None)  # of a score, which another process computed
+        cause = getattr(error, "cause", None)  # of a score or data, which another process computed
+        shared = isinstance(cause, Exception)
         cause = cause if isinstance(cause, Exception) else error
-        reason = f"{type(cause).__name__}: {cause}"
+        reason, kind = f"{type(cause).__name__}: {cause}", _kind(cause)
+        kind = "cell" if shared and kind == "final" else kind
         self._tracker.fail_trial(now.run.id, reason)
-        return {"index": now.index, "failure": reason, "kind": _kind(cause), "seconds": now.seconds}
+        return {"index": now.index, "failure": reason, "kind": kind, "seconds": now.seconds}
 
 
 def _kind(error: Exception) -> FailureKind:

@@ -32,7 +32,7 @@ from torch import nn
 from cops.network import untouched
 from jobs.data import Dataset, Samples, digits
 from jobs.errors import UserError, one_line, unknown
-from jobs.images import image_folder
+from jobs.images import image_folder, look
 from jobs.models import MODELS
 
 DATA: dict[str, Callable[..., Dataset]] = {"digits": digits, "image_folder": image_folder}
@@ -124,6 +124,15 @@ class DataReference(Reference):
 
     what: ClassVar[str] = "data set"
     shipped: ClassVar[Mapping[str, Callable[..., Any]]] = DATA
+
+    def look(self) -> None:
+        """Look for the files of an image folder.
+
+        Raises:
+            UserError: there are none.
+        """
+        if self.shipped.get(self.name) is image_folder:
+            look(str(self.options["path"]))
 
 
 @cache

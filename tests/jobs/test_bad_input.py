@@ -158,3 +158,15 @@ def test_bad_environment(home: Path, capsys: pytest.CaptureFixture[str], monkeyp
     line = refused([str(SMOKE)], capsys, home)
     assert "COPS_MLFLOW_PORT" in line
     assert "'http'" in line
+
+
+@pytest.mark.parametrize(("folder", "words"), [("nowhere", "does not exist"), ("empty", "has no images in train/")])
+def test_no_images(folder: str, words: str, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    data = {"name": "image_folder", "options": {"path": str(tmp_path / folder)}}
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(damaged("workloads[0].data", data)))
+    line = refused([str(file)], capsys, home)
+    assert "workloads[0].data: data set" in line
+    assert words in line
+    assert "train/CLASS/*" in line

@@ -184,7 +184,7 @@ def test_a_default_written_out_keeps_the_keys() -> None:
     assert trial_key(spelt, TRIAL) == trial_key(SPEC, TRIAL)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_keys_in_the_file_decides_nothing(random: Any) -> None:
     def shuffled(tree: Any) -> Any:

@@ -12,6 +12,7 @@ from PIL import Image
 from cops.scores import Scores
 from jobs import figures, page
 from jobs.plan import Cell, ScoreTask
+from jobs.report import standings
 from jobs.search import Search
 from jobs.spec import Spec
 from jobs.trial import compute_score, finish, run
@@ -99,3 +100,11 @@ def test_the_example_of_the_dual_has_its_minimum_at_the_multiplier() -> None:
 def test_a_sweep_without_results_has_a_page(tmp_path: Path) -> None:
     page.write(Search(Spec.model_validate(SPEC)), {}, tmp_path)
     assert "<h1>Sweep report</h1>" in (tmp_path / "report.html").read_text()
+
+
+def test_one_sparsity_is_enough_for_a_figure() -> None:
+    grid = {"pairs": [{"target": "snip", "controls": ["grasp"]}], "sparsities": [0.9]}
+    search = Search(Spec.model_validate(SPEC | {"grid": grid, "confirmations": 0, "ablations": []}))
+    while (trial := search.ask()) is not None:
+        search.tell(trial, {"validation_accuracy": 0.5})
+    figures.accuracy_by_sparsity(standings(search)).canvas.draw()

@@ -97,6 +97,18 @@ def test_a_dry_run_counts_what_a_sweep_runs() -> None:
     assert "GPU hours" in capture.get()
 
 
+@pytest.mark.parametrize(("sampler", "trials", "points"), [("grid", 10, 9), ("grid", 3, 2), ("random", 10, 10)])
+def test_a_dry_run_knows_how_many_points_there_are(sampler: str, trials: int, points: int) -> None:
+    grid = {"pairs": [{"target": "snip", "controls": ["grasp", "synflow"]}], "sparsities": [0.9]}
+    spec = spec_with(grid=grid, baselines=[], search={"trials": trials, "sampler": sampler})
+    assert [one.search for one in estimates(spec).values()] == [points]
+
+
+def test_a_dry_run_knows_that_there_are_no_more_levels() -> None:
+    spec = spec_with(baselines=[], search={"trials": 1000, "sampler": "random"})
+    assert [one.search for one in estimates(spec).values()] == [101]
+
+
 def test_hours_follow_samples_and_epochs() -> None:
     def hours(**changes: Any) -> float:
         return sum(one.operations for one in estimates(spec_with(**changes)).values())

@@ -1,9 +1,11 @@
 """The table that a sweep ends with: what it says of winners, baselines and unconfirmed figures."""
 
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
-from jobs.plan import Trial
-from jobs.report import best_masks, legend, standings, tables
+from jobs.plan import Cell, Trial
+from jobs.report import best_masks, front, fronts, legend, standings, tables
 from jobs.search import Failure, Search
 from jobs.spec import Spec
 from tests.conftest import SMOKE
@@ -102,3 +104,47 @@ def test_each_initialisation_has_a_table_of_its_own() -> None:
     assert "80.0*" in first
     assert "90.0*" not in first
     assert "90.0*" in second
+
+
+POINTS = st.tuples(st.integers(0, 5), st.integers(0, 5)).map(
+    lambda p: {"validation_accuracy": p[0], "flops_share": p[1]}
+)
+
+
+@given(st.lists(POINTS, max_size=30))
+def test_the_front_is_what_nothing_beats(outcomes: list[dict[str, float]]) -> None:
+    cell = Cell("convnet", "digits", ("snip",), ("grasp",), 0.9)
+    searched = {Trial(cell, (1.0,), (i / 100,)): outcome for i, outcome in enumerate(outcomes)}
+    points = [(out["validation_accuracy"], out["flops_share"]) for out in outcomes]
+    best = {
+        (right, cost)
+        for right, cost in points
+        if not any(a >= right and b <= cost and (a, b) != (right, cost) for a, b in points)
+    }
+    found = front(searched, ("validation_accuracy", "flops_share"))
+    assert [searched[trial]["validation_accuracy"] for trial in found] == sorted((a for a, _ in best), reverse=True)
+    assert {(searched[trial]["validation_accuracy"], searched[trial]["flops_share"]) for trial in found} == best
+
+
+def test_the_front_is_printed_where_several_objectives_are_searched() -> None:
+    tree = Spec.load(SMOKE).model_dump(mode="json") | {"baselines": ["dense", "snip"], "confirmations": 1}
+    objective = ["validation_accuracy", "flops_share"]
+    search = Search(Spec.model_validate(tree | {"search": {"trials": 5, "sampler": "grid", "objective": objective}}))
+    while (trial := search.ask()) is not None:
+        level = trial.alpha[0] if trial.alpha else 0.0  # the higher, the more accurate and the dearer, but for 0.5
+        accuracy = 0.1 if level == 0.5 else (1 + level) / 2
+        search.tell(trial, {"validation_accuracy": accuracy, "test_accuracy": 0.99, "flops_share": (1 + level) / 4})
+    (table,) = fronts(search)
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table)
+    text = capture.get()
+    assert "convnet on digits: Pareto front" in text
+    rows = [line.split() for line in text.splitlines() if "0.9 " in line or "dense" in line]
+    assert [row[2:] for row in rows if row[0] == "snip|grasp"] == [
+        ["1.00", "100.0", "50.0"],
+        ["0.75", "87.5", "43.8"],
+        ["0.25", "62.5", "31.2"],
+    ]
+    assert len(rows) == 4  # of those equal in both, one
+    assert not fronts(searched(confirmations=1))

@@ -1,5 +1,6 @@
 """One study per cell: budgets, distinct trials, confirmation of the winner. No Ray needed: `Search` knows none."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -162,3 +163,30 @@ def test_names_that_a_person_reads() -> None:
     trial = Trial(weighted, (0.25, 0.75), (1.0,), training_seed=2, kind="confirmation")
     assert trial.name == "snip+synflow|grasp @0.9 a=1.00 w=0.25,0.75 #2"
     assert Trial.from_dict(trial.to_dict()) == trial
+
+
+def test_the_winner_of_equals_does_not_depend_on_which_ended_first() -> None:
+    spec = spec_with(search={"trials": 5, "sampler": "grid"}, baselines=[], confirmations=1)
+    for backwards in (False, True):
+        search = Search(spec)
+        trials = [trial for _ in range(5) if (trial := search.ask()) is not None]
+        for trial in reversed(trials) if backwards else trials:
+            search.tell(trial, {"validation_accuracy": 0.5})
+        confirmation = search.ask()
+        assert confirmation is not None
+        assert confirmation.alpha == (1.0,)
+
+
+def test_a_cell_without_its_score_is_given_up_and_the_rest_goes_on() -> None:
+    """Most cells of this sweep cannot be scored: that is no failure rate, and no reason to try again and again."""
+    grid = {"pairs": PAIRS[:1], "sparsities": [0.5, 0.9, 0.95, 0.99]}
+    search = Search(spec_with(grid=grid, search={"trials": 6}, baselines=[], confirmations=1))
+    ran: Counter[Cell] = Counter()
+    while (trial := search.ask()) is not None:
+        ran[trial.cell] += 1
+        broken = trial.cell.sparsity > 0.5
+        outcome = {"validation_accuracy": best_at_030(trial)}
+        search.tell(trial, None if broken else outcome, Failure("no score", "cell") if broken else None)
+    assert search.status == "FINISHED"
+    assert search.finished
+    assert {cell.sparsity: count for cell, count in ran.items()} == {0.5: 7, 0.9: 1, 0.95: 1, 0.99: 1}
