@@ -7,9 +7,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
+# The suite asserts no timing, and a busy machine takes any.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 # The networks are small and workers share the cores: more threads would only wait for one another.
 torch.set_num_threads(1)
 

@@ -22,7 +22,7 @@ from jobs.plan import cells
 from jobs.search import Search
 from jobs.settings import Settings
 from jobs.spec import Spec
-from jobs.studies import Studies
+from jobs.storage import Studies
 from jobs.tracking import Tracker
 from tests.conftest import ROOT, Home, new_home, run_command
 from tests.jobs.test_search import best_at_030, run_all
