@@ -105,7 +105,7 @@ class ScoreTaskError(Exception):
         (ValueError("batch_size = 0"), "final", "ValueError: batch_size = 0"),
         (OSError("disk full"), "passing", "OSError: disk full"),
         (InfeasibleError(0, 0.9, 0.5, 10), "infeasible", "InfeasibleError: "),
-        (ScoreTaskError(TypeError("no gradient")), "final", "TypeError: no gradient"),
+        (ScoreTaskError(TypeError("no gradient")), "cell", "TypeError: no gradient"),
     ],
 )
 def test_a_failed_trial_says_why_and_the_next_one_runs(
