@@ -95,7 +95,7 @@ class Feed:
         take less time than that start, one worker would run all of them.
         """
         seconds = self.limits.trial_seconds
-        short = seconds is not None and seconds < BATCH_SECONDS
+        short = seconds is not None and seconds < START_SECONDS
         if not short or len(self._heard) >= self.limits.workers:
             return False
         if self.search.closed is not None or not self.search.counts()["waiting"]:
