@@ -7,7 +7,6 @@ limit; where it runs into it, the ratio is a lower bound. The better of simplex 
 
 import argparse
 import ctypes
-import json
 import statistics
 import sys
 import time
@@ -17,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from scipy.optimize import linprog
 from torch import Tensor
 
@@ -27,12 +24,12 @@ from cops.levels import relative_kappa
 from cops.lp import solve
 from cops.path import path
 from tests.benchmarks import real
+from tests.benchmarks.show import Measures, show
 
 VGG16 = 14_715_584
 LARGE = 138_000_000
 HIGHS_SECONDS = 40.0
 Source = Callable[[int, int], list[Tensor]]
-Measures = dict[str, dict[str, Any]]
 
 
 def synthetic(count: int, d: int) -> list[Tensor]:
@@ -174,20 +171,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--dims", type=int, nargs="+", default=[1_000_000, VGG16, LARGE])
-    parser.add_argument("--threads", type=int, default=1, help="of torch; more than idle cores slow all but topk")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch; by default all cores")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     found = measure(options.dims, real_or_synthetic)
-    if options.json:
-        print(json.dumps(found, indent=2))
-        return
-    table = Table("measure", "value", "target", "met", title=f"COPS solver, {options.threads} thread(s)")
-    for name, row in found.items():
-        less = row["better"] == "less"
-        met = row["value"] <= row["target"] if less else row["value"] >= row["target"]
-        sign = "at most" if less else "at least"
-        table.add_row(name, f"{row['value']:.3g}", f"{sign} {row['target']:g}", "yes" if met else "no")
-    Console().print(table)
+    show(found, f"COPS solver, {options.threads} thread(s)", as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ product: mask files, studies in SQLite, keys, batches on Ray Tune, reused worker
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import statistics
@@ -18,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from cops import Mask
 from cops.scores import Scores
@@ -35,9 +32,9 @@ from jobs.spec import Spec
 from jobs.storage import Studies
 from jobs.tracking import MASK_FILE, Session, Tracker, TrialRun, Wish
 from jobs.trial import Epoch, Result
+from tests.benchmarks.show import Measures, show
 from tests.conftest import ROOT, new_home
 
-Measures = dict[str, dict[str, Any]]
 SESSION = Session("benchmark", "0", "benchmark", resumed=False, spent={})
 PER_CELL = 50  # of 101 values of alpha
 CALM = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -287,16 +284,7 @@ def main() -> None:
     os.environ |= CALM
     with tempfile.TemporaryDirectory(prefix="cops-") as folder:
         found = measure(Path(folder), quick=options.quick, skip_gpus=options.skip_gpus)
-    if options.json:
-        print(json.dumps(found, indent=2))
-        return
-    table = Table("measure", "value", "target", "met", title="COPS sweeps")
-    for name, row in found.items():
-        less = row["better"] == "less"
-        met = row["value"] <= row["target"] if less else row["value"] >= row["target"]
-        sign = "at most" if less else "at least"
-        table.add_row(name, f"{row['value']:.3g}", f"{sign} {row['target']:g}", "yes" if met else "no")
-    Console().print(table)
+    show(found, "COPS sweeps", as_json=options.json)
 
 
 if __name__ == "__main__":
