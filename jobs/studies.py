@@ -1,4 +1,4 @@
-"""One Optuna study per cell.
+"""Optuna: one study per cell. With `storage`, which writes studies down, the only file here that imports it.
 
 The study that proposes is in memory, where asking takes milliseconds; whatever ends is also kept in a study of the same
 trials in external storage. MLflow is the truth: what it knows and the storage lacks, because a process died in between,
