@@ -1,4 +1,4 @@
-"""service -> jobs -> cops, and each heavy library in the one file that may know it."""
+"""service -> jobs -> cops, and each heavy library in the one room that may know it."""
 
 import ast
 import sys
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FILES = [path for package in ("cops", "jobs", "service") for path in sorted((ROOT / package).rglob("*.py"))]
 MAY_USE = {"cops": {"cops"}, "jobs": {"cops", "jobs"}, "service": {"cops", "jobs", "service"}}
 ONLY_IN = {
-    "mlflow": {"jobs/tracking.py"},
+    "mlflow": {"jobs/tracking/"},
     "ray": {"jobs/tune.py"},
     "optuna": {"jobs/studies.py", "jobs/storage.py", "jobs/search.py"},
 }
@@ -35,10 +35,10 @@ def test_arrows_run_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_heavy_libraries_stay_in_their_file(path: Path) -> None:
+def test_heavy_libraries_stay_in_their_room(path: Path) -> None:
     name = str(path.relative_to(ROOT))
     for library, files in ONLY_IN.items():
-        assert library not in imports(path) or name in files
+        assert library not in imports(path) or any(name.startswith(file) for file in files)
     assert "boto3" not in imports(path)
 
 

@@ -8,7 +8,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-import jobs.tracking
+import jobs.tracking.tracker
 from cops import InfeasibleError, Mask
 from jobs.known import FailureKind
 from jobs.plan import Trial
@@ -194,7 +194,7 @@ def test_a_worker_of_an_earlier_session_ends_no_trial(tracker: Tracker) -> None:
 def test_a_worker_asks_now_and_then_whose_the_sweep_is(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch, seconds: float, asked: int
 ) -> None:
-    monkeypatch.setattr(jobs.tracking, "ASK_SECONDS", seconds)
+    monkeypatch.setattr(jobs.tracking.tracker, "ASK_SECONDS", seconds)
     counting = Counting(tracker.uri)
     spec, trials = few(f"asks-{asked}-times")
     worker = Worker(spec, counting.start_sweep(spec), counting, epochs_of)
@@ -204,4 +204,4 @@ def test_a_worker_asks_now_and_then_whose_the_sweep_is(
 
 
 def test_the_fence_outlasts_what_a_worker_still_believes() -> None:
-    assert jobs.tracking.FENCE_SECONDS > jobs.tracking.ASK_SECONDS
+    assert jobs.tracking.tracker.FENCE_SECONDS > jobs.tracking.tracker.ASK_SECONDS

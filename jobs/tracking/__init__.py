@@ -1,0 +1,16 @@
+"""Runs, metrics and files in MLflow. The only package that imports it."""
+
+import logging
+import os
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+from jobs.tracking.entities import MASK_FILE, Record, RunStatus, Session, SupersededError, TrialRun, Wish
+from jobs.tracking.runs import Runs
+from jobs.tracking.tracker import Tracker
+
+__all__ = ["MASK_FILE", "Record", "RunStatus", "Runs", "Session", "SupersededError", "Tracker", "TrialRun", "Wish"]
+
+logging.getLogger("mlflow").setLevel(logging.ERROR)

@@ -1,0 +1,19 @@
+"""Files of runs, straight to and from where MLflow keeps them: through its client each would take a request more."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from cops import Mask
+from jobs.tracking.entities import LAYERS_FILE, MASK_FILE
+
+
+def save_mask(where: str, mask: Mask, layer_density: dict[str, float]) -> None:
+    """Keep a mask, and what it keeps of each layer, among the files of a run, which are at `where`."""
+    store = get_artifact_repository(where)
+    with tempfile.TemporaryDirectory() as folder:
+        mask.save(Path(folder, MASK_FILE))
+        Path(folder, LAYERS_FILE).write_text(json.dumps({"layer_density": layer_density}))
+        store.log_artifacts(folder)  # type: ignore[no-untyped-call]
