@@ -12,8 +12,12 @@ from jobs.tracking.entities import LAYERS_FILE, MASK_FILE
 
 def save_mask(where: str, mask: Mask, layer_density: dict[str, float]) -> None:
     """Keep a mask, and what it keeps of each layer, among the files of a run, which are at `where`."""
-    store = get_artifact_repository(where)
     with tempfile.TemporaryDirectory() as folder:
         mask.save(Path(folder, MASK_FILE))
         Path(folder, LAYERS_FILE).write_text(json.dumps({"layer_density": layer_density}))
-        store.log_artifacts(folder)  # type: ignore[no-untyped-call]
+        upload(where, Path(folder))
+
+
+def upload(where: str, folder: Path) -> None:
+    """Keep all files of a folder among those of a run, which are at `where`."""
+    get_artifact_repository(where).log_artifacts(str(folder))  # type: ignore[no-untyped-call]
