@@ -240,15 +240,16 @@ def test_a_foreign_run_with_our_tag_is_no_mask(server: Server, catalog: Catalog)
 
 
 def test_the_commands_find_what_is_wrong_and_put_it_right(server: Server, tmp_path: Path) -> None:
-    where = {"MLFLOW_TRACKING_URI": server.uri, "COPS_CATALOG": str(tmp_path / "here" / "masks.db")}
+    path = str(tmp_path / "here" / "masks.db")
 
     def cops(command: str) -> subprocess.CompletedProcess[str]:
-        return run_command(server.home, "-m", "service.cli", "catalog", command, **where)
+        where = {"MLFLOW_TRACKING_URI": server.uri, "COPS_CATALOG": path}
+        return run_command(server.home, "-m", "service.cli", "catalog", command, timeout=240, **where)
 
     done = cops("check")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"agree on {len(server.masks())} masks" in done.stdout
-    with closing(sqlite3.connect(where["COPS_CATALOG"])) as file, file:
+    with closing(sqlite3.connect(path)) as file, file:
         (one, other, third) = [id_ for (id_,) in file.execute("SELECT id FROM masks LIMIT 3")]
         file.execute("DELETE FROM masks WHERE id = ?", (one,))
         text = json.loads(file.execute("SELECT json FROM masks WHERE id = ?", (other,)).fetchone()[0])
