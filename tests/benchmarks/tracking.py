@@ -38,7 +38,7 @@ SEARCHES = 10  # of each sparsity
 BATCH = 2000
 # What the copy number `n` of a run has in place of the original's; the rest is as it was.
 COPIED: dict[str, dict[str, str]] = {
-    "runs": {"end_time": "end_time + n"},
+    "runs": {name: f"{name} - 1000 * n" for name in ("start_time", "end_time")},
     "tags": {"value": "CASE WHEN key IN ('cops.mask', 'cops.trial') THEN md5(value || n) ELSE value END"},
     "params": {"value": f"CASE WHEN key = 'sparsity' THEN (ARRAY{list(SPARSITIES)})[1 + n %% 5] ELSE value END"},
     "latest_metrics": {
