@@ -28,7 +28,6 @@ class ApiSettings(Settings):
 
     api_host: str = Field(HOST, description="address that the API listens on; any but loopback asks for tokens")
     tokens: Path | None = Field(None, description="file of the API's tokens; without it tokens.json in `home`")
-    catalog: Path | None = Field(None, description="the API's index of masks; without it catalog.db in `home`")
     allowed_data: str = Field(
         "", description="folders, with ':' between them, whose data sets a token of scope submit may name"
     )
@@ -51,11 +50,6 @@ class ApiSettings(Settings):
     def token_file(self) -> Path:
         """Where the tokens are."""
         return self.tokens or self.home / "tokens.json"
-
-    @property
-    def catalog_file(self) -> Path:
-        """Where the index of masks is."""
-        return self.catalog or self.home / "catalog.db"
 
     @property
     def folders(self) -> list[PurePosixPath]:

@@ -10,6 +10,7 @@ TRIAL, STUDY, SWEEP = "cops.trial", "cops.study", "cops.sweep"  # content keys
 MASK, RECIPE, KIND = "cops.mask", "cops.recipe", "cops.kind"
 SESSION, CONTROL, SPENT, STOPPED = "cops.session", "cops.control", "cops.spent", "cops.stopped"
 PROGRESS = "cops.progress"
+MASK_SHA256, WEIGHTS_SHA256 = "cops.mask_sha256", "cops.weights_sha256"  # of whole files
 ERROR = "cops.error"
 ALPHA, WEIGHT = "alpha_", "weight_"  # prefixes of params
 MASK_FILE = "mask.cops"
@@ -26,7 +27,13 @@ class SupersededError(Exception):
 
 @dataclass(frozen=True)
 class Record:
-    """A finished trial that has a mask, as MLflow knows it."""
+    """A finished trial that has a mask, as MLflow knows it.
+
+    Args:
+        ended: when, in milliseconds since 1970 by the worker's clock.
+        mask_sha256: of the mask's file, if the run holds one and it is known.
+        weights_sha256: of the trained network's file, if the run holds one.
+    """
 
     run: str
     sweep: str
@@ -36,6 +43,9 @@ class Record:
     kind: Kind
     params: dict[str, str]
     metrics: dict[str, float]
+    ended: int = 0
+    mask_sha256: str | None = None
+    weights_sha256: str | None = None
 
 
 @dataclass(frozen=True)
