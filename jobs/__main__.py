@@ -98,10 +98,10 @@ def _fits_here(spec: Spec) -> None:
 
 def _tell(console: Console, search: "Search") -> None:
     """Print what a sweep found, and what failed."""
-    from jobs import report
+    from jobs import initialisations, report
 
     found = report.standings(search)
-    for table in report.tables(found) + report.fronts(search):
+    for table in report.tables(found) + report.fronts(search) + initialisations.tables(found):
         console.print(table)
     console.print(report.legend(found), soft_wrap=True)
     for line in report.failures(search):
