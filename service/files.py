@@ -39,6 +39,8 @@ class Files:
         """A file of a run.
 
         Args:
+            run: that holds it.
+            name: of the file.
             sha256: that it should have, if that is known.
 
         Raises:

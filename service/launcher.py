@@ -143,7 +143,7 @@ def _job(details: "JobDetails") -> Job | None:
     if parts is None:
         return None
     return Job(
-        id=details.submission_id,
+        id=parts[0],
         sweep=parts["sweep"],
         name=(details.metadata or {}).get("name", ""),
         status=str(details.status.value if hasattr(details.status, "value") else details.status),

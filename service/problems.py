@@ -11,6 +11,9 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from jobs.tracking import TrackingError
+from service.catalogfile import DamagedError
+from service.files import DamagedFileError
+from service.launcher import ClusterError
 
 MEDIA_TYPE = "application/problem+json"
 WHY = {
@@ -41,7 +44,9 @@ class ProblemDetails(BaseModel):
         examples=["no mask 0123456789abcdef0123456789abcdef: list them with /v1/masks"],
     )
     request_id: str = Field(description="by which the server's log knows the request", examples=["4f3c2a1b9d8e7f60"])
-    link: str | None = Field(None, description="where to look", examples=["/v1/sweeps/0123456789abcdef0123456789abcdef"])
+    link: str | None = Field(
+        None, description="where to look", examples=["/v1/sweeps/0123456789abcdef0123456789abcdef"]
+    )
 
 
 class ProblemError(Exception):
@@ -95,6 +100,20 @@ def install(app: FastAPI) -> None:
         if detail == HTTPStatus(error.status_code).phrase:  # Starlette's own
             detail = f"{request.method} {request.url.path}: see /docs for what there is"
         return _response(request, error.status_code, detail, error.headers)
+
+    @app.exception_handler(ClusterError)
+    async def no_cluster(request: Request, error: ClusterError) -> Response:
+        request.state.error = str(error)
+        return _response(request, 503, "Ray's server of jobs does not answer, or refuses", {"Retry-After": "5"})
+
+    @app.exception_handler(DamagedFileError)
+    async def damaged(request: Request, error: DamagedFileError) -> Response:
+        return _response(request, 502, f"{error}: restore it, or run its sweep again")
+
+    @app.exception_handler(DamagedError)
+    async def no_catalog(request: Request, error: DamagedError) -> Response:
+        request.state.error = str(error)
+        return _response(request, 503, "the catalog is being made anew: ask again", {"Retry-After": "5"})
 
     @app.exception_handler(TrackingError)
     async def no_tracking(request: Request, error: TrackingError) -> Response:

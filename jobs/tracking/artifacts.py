@@ -33,7 +33,7 @@ def presigned(where: str, name: str, seconds: int) -> str | None:
     place = urlsplit(where)
     if place.scheme != "s3":
         return None
-    import boto3
+    import boto3  # type: ignore[import-untyped]
 
     key = f"{place.path.strip('/')}/{name}"
     client = boto3.client("s3")

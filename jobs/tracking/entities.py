@@ -15,6 +15,7 @@ ERROR = "cops.error"
 ALPHA, WEIGHT = "alpha_", "weight_"  # prefixes of params
 MASK_FILE = "mask.cops"
 LAYERS_FILE = "layers.json"
+WEIGHTS_FILE = "weights.safetensors"
 SWEEP_FILE = "sweep.yaml"
 LOG_FILE = "sweep.log"
 TAG_CHARACTERS = 8000  # that a tag's value may have
