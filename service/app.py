@@ -37,7 +37,15 @@ def create_app(tracking_uri: str, settings: ApiSettings) -> FastAPI:
         with parts.catalog, parts.syncing:
             yield
 
-    app = FastAPIOffline(redoc_url=None, title="COPS", version="1", description=ABOUT, lifespan=lifespan)
+    app = FastAPIOffline(
+        redoc_url=None,
+        title="COPS",
+        version="1",
+        description=ABOUT,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        swagger_ui_oauth2_redirect_url="/docs/oauth2-redirect",
+    )
     for room in (masks, mask, sweeps, known):
         app.include_router(room.routes(parts))
     app.include_router(health.routes(parts, metrics))

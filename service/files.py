@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Files:
         # The checksum is part of the name: what was checked once is found with it.
         for path in self._folder.glob(f"{run}-{name}-*"):
             with suppress(OSError):
-                os.utime(path)
+                os.utime(path, (time.time(), path.stat().st_mtime))
                 return Kept(path, path.name.rpartition("-")[2])
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._folder) as scratch:
@@ -71,7 +72,7 @@ class Files:
             with suppress(OSError):
                 status = path.stat()
                 if path.is_file():
-                    found.append((status.st_mtime, status.st_size, path))
+                    found.append((status.st_atime, status.st_size, path))
         total = sum(size for _, size, _ in found)
         for _, size, path in sorted(found)[:-1]:
             if total <= KEPT_BYTES:

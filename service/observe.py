@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +20,7 @@ ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")  # of requests, that callers may choos
 UNLOGGED = {"/healthz", "/readyz", "/metrics"}  # asked all the time; unless they fail
 CLOSED = 499  # nginx's word for a caller who left
 log = logging.getLogger("cops.api")
+disable_created_metrics()  # a second series for each, which nobody asks for
 
 
 class Gauges(Protocol):

@@ -91,14 +91,13 @@ class Steering:
     def wish(self, id_: str, wish: str) -> SweepStatus:
         """Stop or cancel a sweep; one whose driver does not answer, or has not begun, by ending its job."""
         run, job = self._find(id_)
-        if run is not None and answers(run, job, time.time()):
+        state = self._status(run, job).state
+        if run is not None and state in ("running", "stopping"):
             {control.STOP: control.stop, control.CANCEL: control.cancel}[wish](self._runs, run.run)
-        elif job is not None and job.active:
+        elif job is not None and state == "pending":
             self._cluster().stop(job.id)
         else:
-            raise ProblemError(
-                409, f"the sweep {id_} does not run: it is {self.one(id_).state}", link=f"/v1/sweeps/{id_}"
-            )
+            raise ProblemError(409, f"the sweep {id_} does not run: it is {state}", link=f"/v1/sweeps/{id_}")
         return self.one(id_)
 
     def log(self, id_: str) -> str:

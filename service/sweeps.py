@@ -49,8 +49,8 @@ class SweepStatus:
 
     Args:
         id: content key of the sweep file, 32 hex digits.
-        state: pending (its job has not begun), running, stopping, finished, failed, stopped (it can be resumed) or lost
-            (its driver has not spoken for long: it can be resumed).
+        state: pending (its job has begun nothing yet), running, stopping, finished, failed, stopped (can be resumed) or
+            lost (its driver has not spoken for long; can be resumed).
         started: in seconds since 1970, like `ended`.
         counts: trials by state: done, reused, stopped, failed, running, waiting.
         planned: trials in all, as far as is known.
@@ -127,7 +127,8 @@ def _state(run: SweepRun | None, job: Job | None, now: float) -> State:
     if answers(run, job, now):
         assert run is not None  # noqa: S101
         return "stopping" if run.control else "running"
-    if active:
+    over = run is not None and run.status != "RUNNING" and (run.ended or 0) > ((job and job.started) or 0)
+    if active and not over:  # a job that is over lives on for seconds
         return "pending"
     if run is None:
         assert job is not None  # noqa: S101
