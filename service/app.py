@@ -2,17 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from jobs.spec import Spec
-from service import problems
+from service import openapi, problems
 from service.guard import Guard
 from service.observe import Metrics, Observe
 from service.parts import Parts
-from service.problems import ProblemDetails
 from service.routes import health, known, mask, masks, sweeps
 from service.settings import ApiSettings
 
@@ -44,6 +41,7 @@ def create_app(tracking_uri: str, settings: ApiSettings) -> FastAPI:
         description=ABOUT,
         lifespan=lifespan,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         swagger_ui_oauth2_redirect_url="/docs/oauth2-redirect",
     )
     for room in (masks, mask, sweeps, known):
@@ -52,23 +50,5 @@ def create_app(tracking_uri: str, settings: ApiSettings) -> FastAPI:
     problems.install(app)
     app.add_middleware(Guard, local=settings.loopback)
     app.add_middleware(Observe, metrics=metrics)  # outermost
-    _describe(app)
+    openapi.complete(app, tokens=parts.auth.needed)
     return app
-
-
-def _describe(app: FastAPI) -> None:
-    """Add to the OpenAPI description what FastAPI does not see: the forms of problems and of sweep files."""
-    plain = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            found = plain()
-            schemas = found["components"]["schemas"]
-            for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own, which no answer has
-                schemas.pop(name, None)
-            for model in (ProblemDetails, Spec):
-                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-                schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
-        return app.openapi_schema or {}
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -20,7 +20,7 @@ ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")  # of requests, that callers may choos
 UNLOGGED = {"/healthz", "/readyz", "/metrics"}  # asked all the time; unless they fail
 CLOSED = 499  # nginx's word for a caller who left
 log = logging.getLogger("cops.api")
-disable_created_metrics()  # a second series for each, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
 
 
 class Gauges(Protocol):

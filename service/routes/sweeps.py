@@ -20,6 +20,7 @@ from service.sweeps import SweepStatus
 from service.tokens import Scope
 
 YAML, JSON = ("application/yaml", "application/x-yaml", "text/yaml"), "application/json"
+DEEPEST = 20
 SweepId = Annotated[
     str,
     Path(
@@ -56,8 +57,7 @@ def read_spec(text: bytes, content_type: str) -> Spec:
     try:
         decoded = text.decode()
         if kind in YAML:
-            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(decoded, yaml.SafeLoader)):
-                raise UserError("sweep: aliases (*name) are not taken here: write out what they stand for")
+            _check_shape(decoded)
             return Spec.parse(decoded, "sweep")
         return Spec.of(json.loads(decoded, object_pairs_hook=_once), "sweep")
     except UserError as error:
@@ -129,6 +129,17 @@ def routes(parts: Parts) -> APIRouter:
         return steering.wish(sweep_id, control.STOP if wish == "stop" else control.CANCEL)
 
     return router
+
+
+def _check_shape(text: str) -> None:
+    """Refuse YAML that takes long to read: nested deeply, or with aliases, by which a few lines stand for millions."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise UserError(f"sweep: nested more than {DEEPEST} deep: no sweep file is")
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError("sweep: aliases (*name) are not taken here: write out what they stand for")
 
 
 async def _lines(lines: AsyncIterator[str]) -> AsyncIterator[str]:

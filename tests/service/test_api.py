@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -112,10 +113,10 @@ def test_what_is_not_there_says_so(client: httpx.Client) -> None:
         assert words in problem(answer)["detail"]
 
 
-def problem(answer: httpx.Response) -> dict[str, str]:
+def problem(answer: httpx.Response) -> dict[str, Any]:
     """The problem that an answer holds, which must be whole."""
     assert answer.headers["Content-Type"] == "application/problem+json"
-    found: dict[str, str] = answer.json()
+    found: dict[str, Any] = answer.json()
     assert found["status"] == answer.status_code
     assert found["request_id"] == answer.headers["X-Request-Id"]
     assert found["title"]
@@ -152,7 +153,7 @@ def test_other_methods_are_refused(client: httpx.Client) -> None:
 
 def test_a_request_keeps_its_id(client: httpx.Client) -> None:
     assert client.get("/healthz", headers={"X-Request-Id": "mine-1"}).headers["X-Request-Id"] == "mine-1"
-    for bad in ("a b", "x" * 65, "é".encode()):
+    for bad in ("a b", "x" * 65, "a\tb"):
         assert client.get("/healthz", headers={"X-Request-Id": bad}).headers["X-Request-Id"] not in ("", bad)
 
 
@@ -246,7 +247,7 @@ def test_docs_need_no_network(client: httpx.Client) -> None:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page()
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(f"{client.base_url}docs".replace("//docs", "/docs"))
+        page.goto(f"{str(client.base_url).rstrip('/')}/docs")
         page.get_by_text("/v1/masks/best", exact=True).wait_for(timeout=60_000)
         if os.environ.get("COPS_SCREENSHOT"):
             page.screenshot(path=os.environ["COPS_SCREENSHOT"])

@@ -88,7 +88,7 @@ def bearer(token: str) -> dict[str, str]:
 
 def test_no_operation_answers_without_a_good_token(guarded: httpx.Client, tokens: dict[str, str]) -> None:
     every = operations(guarded)
-    assert len(every) >= 20
+    assert len(every) >= 19
     for method, path in every:
         answer = guarded.request(method, path)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), path
@@ -228,7 +228,7 @@ def test_bodies_too_slow_are_given_up(fresh: httpx.Client, length: str, monkeypa
     ("kind", "body", "words"),
     [
         ("yaml", b"a: &a [1]\nb: *a\n", "aliases"),
-        ("yaml", b"[" * 20_000, "sweep is not YAML"),
+        ("yaml", b"[" * 20_000, "nested more than 20 deep"),
         ("yaml", b"a: 1\na: 2\n", "key 'a' stands twice"),
         ("yaml", b"\xff\xfe\x00", "sweep cannot be read"),
         ("yaml", b"!!python/object/apply:os.system [id]", "not YAML"),
