@@ -29,7 +29,7 @@ def explain(spec: Spec | None = None) -> str:
     lines = list(_section(spec or Spec.model_validate(LEAST)))
     for title, known in (("Models", MODELS), ("Data sets", DATA)):
         lines += ["", f"# {title}; others by import path, package.module:attribute"]
-        lines += [f"#   {_signature(name, function)}: {_summary(function)}" for name, function in known.items()]
+        lines += [f"#   {_signature(name, function)}: {summary(function)}" for name, function in known.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -43,7 +43,7 @@ def _section(section: Section, indent: str = "") -> Iterator[str]:
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, Section):
-            yield _line(f"{indent}{name}:", _summary(type(value)))
+            yield _line(f"{indent}{name}:", summary(type(value)))
             yield from _section(value, f"{indent}  ")
             continue
         plain = section.model_dump(mode="json")[name]
@@ -86,6 +86,6 @@ def _signature(name: str, function: Any) -> str:
     return f"{name}({', '.join(options)})" if options else name
 
 
-def _summary(thing: Any) -> str:
+def summary(thing: Any) -> str:
     """The first sentence of a docstring."""
     return inspect.cleandoc(thing.__doc__ or "").split("\n\n")[0].replace("\n", " ")

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.errors import UserError
-from jobs.settings import Settings
 from service import catalog_cli
+from service.commands import token
 
 if TYPE_CHECKING:
     from service.stack.settings import StackSettings
 
 app = typer.Typer(help="COPS: sweeps that find the best mask of a network.", no_args_is_help=True)
 app.add_typer(catalog_cli.app, name="catalog")
+app.add_typer(token.app, name="token")
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
@@ -27,10 +28,11 @@ def sweep(arguments: Annotated[list[str] | None, typer.Argument(metavar="FILE [O
 
 @app.command()
 def serve() -> None:
-    """Serve MLflow's UI and the API on loopback, over what the sweeps left."""
+    """Serve MLflow's UI and the API, over what the sweeps left; on loopback, unless COPS_API_HOST says other."""
     from service.serve import serve as run_serve
+    from service.settings import ApiSettings
 
-    run_serve(Settings.read())
+    run_serve(ApiSettings.read())
 
 
 @app.command()
