@@ -6,11 +6,26 @@ import os
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# A server that is away, or whose database is, is asked again after 0, 2, 4, ... 64 and then every 120 s: for 8 minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "10")
 
+from jobs.tracking.artifacts import DamagedFileError
 from jobs.tracking.entities import MASK_FILE, Record, RunStatus, Session, SupersededError, TrialRun, Wish
 from jobs.tracking.runs import Runs
 from jobs.tracking.tracker import Tracker
 
-__all__ = ["MASK_FILE", "Record", "RunStatus", "Runs", "Session", "SupersededError", "Tracker", "TrialRun", "Wish"]
+__all__ = [
+    "MASK_FILE",
+    "DamagedFileError",
+    "Record",
+    "RunStatus",
+    "Runs",
+    "Session",
+    "SupersededError",
+    "Tracker",
+    "TrialRun",
+    "Wish",
+]
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)

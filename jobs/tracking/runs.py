@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from jobs.known import Known
 from jobs.plan import Kind
 from jobs.spec import Spec
+from jobs.tracking.artifacts import download
 from jobs.tracking.entities import (
     ALPHA,
     CONTROL,
@@ -21,6 +22,7 @@ from jobs.tracking.entities import (
     LAYERS_FILE,
     MASK,
     MASK_FILE,
+    MASK_SHA256,
     PARENT,
     RECIPE,
     SESSION,
@@ -92,8 +94,13 @@ class Runs:
                 yield Record(run.info.run_id, *keys, kind, run.data.params, run.data.metrics)
 
     def mask_file(self, run: str, folder: Path) -> Path:
-        """Fetch the mask file of a search trial's run into `folder`; its path."""
-        return Path(self._client.download_artifacts(run, MASK_FILE, str(folder)))
+        """Fetch the mask file of a search trial's run into `folder`; its path.
+
+        Raises:
+            DamagedFileError: it is not the file that was stored.
+        """
+        found = self._client.get_run(run)
+        return download(found.info.artifact_uri, MASK_FILE, folder, found.data.tags.get(MASK_SHA256))
 
     def _experiments(self) -> list[str]:
         return [experiment.experiment_id for experiment in self._client.search_experiments()]
