@@ -19,7 +19,7 @@ from optuna.distributions import distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
-from sqlalchemy import func, make_url, select
+from sqlalchemy import create_engine, func, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -30,6 +30,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 STORE_SECONDS = 1.0  # between two transactions
 CLOSE_SECONDS = 120.0  # of waiting for a database that is away when the sweep ends
+CONNECT_SECONDS = 10
 Direction = Literal["maximize", "minimize"]
 
 
@@ -37,6 +38,26 @@ def _passing(error: BaseException) -> bool:
     """Whether a database that is locked, away or starting explains an error."""
     away = isinstance(error, DBAPIError) and error.connection_invalidated
     return away or isinstance(error, (OperationalError, InterfaceError, StorageInternalError))
+
+
+def check(url: str) -> None:
+    """Refuse a database that cannot be reached.
+
+    Raises:
+        UserError: names the URL without its password.
+    """
+    brief = {"connect_timeout": CONNECT_SECONDS} if url.startswith("postgresql") else {}
+    try:
+        engine = create_engine(url, connect_args=brief)
+        with engine.connect() as connection:
+            connection.execute(select(1))
+        engine.dispose()
+    except Exception as error:  # SQLAlchemy's, the driver's, or a missing driver's
+        said = getattr(error, "orig", None) or error
+        raise UserError(
+            f"COPS_STUDIES = '{_hidden(url)}' cannot be used as a database: {said}; check its address, name, user and "
+            "password (PGPASSFILE or the URL)"
+        ) from None
 
 
 class Studies:
@@ -106,7 +127,7 @@ def _missing(session: Session, name: str, trials: Sequence[FrozenTrial]) -> list
     mine = select(models.TrialModel.trial_id).join(models.StudyModel).where(models.StudyModel.study_name == name)
     told = models.TrialUserAttributeModel
     columns = select(told.key, told.value_json, models.TrialModel.state).join(models.TrialModel)
-    held = set(session.execute(columns.where(told.trial_id.in_(mine))).tuples())
+    held = set(session.execute(columns.where(told.trial_id.in_(mine))))
     return [
         one for one in trials if not held & {(key, json.dumps(text), one.state) for key, text in one.user_attrs.items()}
     ]

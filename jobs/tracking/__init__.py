@@ -10,7 +10,8 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "10")
 
-from jobs.tracking.artifacts import DamagedFileError
+from jobs.tracking.artifacts import DamagedFileError, StoreError
+from jobs.tracking.artifacts import check as check_store
 from jobs.tracking.entities import MASK_FILE, Record, RunStatus, Session, SupersededError, TrialRun, Wish
 from jobs.tracking.runs import Runs
 from jobs.tracking.tracker import Tracker
@@ -22,10 +23,12 @@ __all__ = [
     "RunStatus",
     "Runs",
     "Session",
+    "StoreError",
     "SupersededError",
     "Tracker",
     "TrialRun",
     "Wish",
+    "check_store",
 ]
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)

@@ -11,11 +11,12 @@ import os
 import secrets
 import shutil
 import tempfile
+from contextlib import suppress
 from functools import cache
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import ParseResult, urlparse
 
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -28,6 +29,10 @@ from jobs.tracking.entities import LAYERS_FILE, MASK_FILE
 
 BUSY = (408, 429)  # HTTP statuses that pass, as do all from 500 on
 STARTING = ("NoSuchBucket", "InvalidAccessKeyId")  # said by a server that has not read its own state yet
+
+
+class StoreError(Exception):
+    """Files cannot be kept."""
 
 
 class DamagedFileError(Exception):
@@ -67,6 +72,45 @@ def upload(where: str, folder: Path) -> None:
         _other(store, folder)
 
 
+def check(where: str) -> None:
+    """Write a small file under `where`, and remove it.
+
+    Raises:
+        StoreError: that cannot be done.
+    """
+    store, name = _store(where), f"check.{secrets.token_hex(8)}"
+    if isinstance(store, LocalArtifactRepository):
+        folder = Path(store.artifact_dir)
+        folder = next(one for one in (folder, *folder.parents) if one.exists())
+        try:
+            Path(folder, name).write_text("cops")
+        except OSError as error:
+            raise StoreError(f"'{folder}' cannot be written: {error.strerror}") from None
+        finally:
+            with suppress(OSError):
+                Path(folder, name).unlink(missing_ok=True)
+    elif isinstance(store, S3ArtifactRepository):
+        _check_bucket(urlparse(where), name)
+
+
+def _check_bucket(url: ParseResult, name: str) -> None:
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        raise StoreError("boto3 is not installed: pip install 'cops-sweep[s3]'") from None
+    place = {"Bucket": url.netloc, "Key": f"{url.path.strip('/')}/{name}"}
+    try:
+        _s3().head_bucket(Bucket=url.netloc)  # some servers make a bucket of any name that is written to
+        _s3().put_object(**place, Body=b"cops")
+        _s3().delete_object(**place)
+    except ClientError as error:
+        code = {"404": "there is no such bucket", "403": "the keys are refused"}
+        said = error.response["Error"]["Code"]
+        raise StoreError(f"bucket '{url.netloc}': {code.get(said, said)}") from None
+    except BotoCoreError as error:
+        raise StoreError(str(error)) from None
+
+
 def download(where: str, name: str, folder: Path, digest: str | None = None) -> Path:
     """Fetch a file of a run, whose files are at `where`, into a folder; its path. `digest` is its SHA-256, if known.
 
@@ -90,7 +134,7 @@ def sha256(path: Path) -> str:
 
 
 def _store(where: str) -> ArtifactRepository:
-    return get_artifact_repository(where)  # type: ignore[no-any-return, no-untyped-call]
+    return get_artifact_repository(where)
 
 
 def _copy(path: Path, to: Path) -> None:

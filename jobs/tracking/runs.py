@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from jobs.errors import UserError
 from jobs.known import Known
 from jobs.plan import Kind
 from jobs.spec import Spec
@@ -101,6 +102,20 @@ class Runs:
         """
         found = self._client.get_run(run)
         return download(found.info.artifact_uri, MASK_FILE, folder, found.data.tags.get(MASK_SHA256))
+
+    def artifact_root(self, experiment: str) -> str:
+        """Where the files of an experiment's runs are, or will be if there is none of this name.
+
+        Raises:
+            UserError: the server does not answer or refuses.
+        """
+        try:
+            found = self._client.get_experiment_by_name(experiment)
+            if found is not None:
+                return str(found.artifact_location)
+            return str(self._client.get_experiment("0").artifact_location).rpartition("/")[0]  # MLflow's Default
+        except MlflowException as error:
+            raise UserError(f"MLflow at {self.uri} cannot be used: {error.message}") from None
 
     def _experiments(self) -> list[str]:
         return [experiment.experiment_id for experiment in self._client.search_experiments()]
