@@ -22,9 +22,8 @@ from jobs.tracking.inventory import Inventory, Known
 
 HOUR = 3600.0
 RUN = re.compile(r"[0-9a-f]{32}")  # MLflow's ids of runs
-FILES = re.compile(
-    r"(\.?)(mask\.cops|layers\.json|weights\.safetensors|sweep\.yaml|report\.html)(\.[0-9a-f]{16}\.part)?"
-)
+NAMES = ("mask.cops", "layers.json", "weights.safetensors", "sweep.yaml", "report.html")
+PART = re.compile(r"\.(.+)\.[0-9a-f]{16}\.part")  # what a killed upload to a folder leaves
 CHECKPOINTS = re.compile(r"[0-9a-f]{32}\.pt(\.\d+\.part)?")
 DELETED, ORPHAN, UNFINISHED = "files of deleted runs", "files of runs that MLflow does not know", "of unfinished trials"
 SCORES, CHECKPOINT = "score vectors of no sweep", "checkpoints of trials that do not run"
@@ -102,7 +101,8 @@ def _files(folder: str, runs: dict[str, Known], before: float) -> Iterator[Waste
 
 def _sort(run: Known | None, name: str) -> str | None:
     """Why a file of a run can go; None if it stays."""
-    ours = FILES.fullmatch(name) is not None
+    part = PART.fullmatch(name)
+    ours = (part[1] if part else name) in NAMES
     if run is None:
         return ORPHAN if ours else None
     if not run.kind:
@@ -110,7 +110,7 @@ def _sort(run: Known | None, name: str) -> str | None:
     if run.deleted:
         return DELETED
     lost = run.status in ("FAILED", "KILLED") and run.kind != "sweep"  # nobody is given the mask of such a trial
-    return UNFINISHED if ours and (lost or name.endswith(".part")) else None
+    return UNFINISHED if ours and (lost or part) else None
 
 
 class _UnreadableError(Exception):

@@ -181,7 +181,7 @@ def _s3() -> Any:
     from botocore.config import Config
 
     patience = Config(connect_timeout=5, read_timeout=60, retries={"total_max_attempts": 1})
-    return boto3.client("s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL"), config=patience)
+    return boto3.Session().client("s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL"), config=patience)
 
 
 @patiently(lambda error: isinstance(error, OSError))

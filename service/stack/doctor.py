@@ -90,9 +90,8 @@ def _folder(home: Path) -> Finding:
 def _disk(what: str, path: Path) -> Finding:
     free = shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
     well = free >= FREE_BYTES
-    return Finding(
-        what, well, f"{free / 1e9:.1f} GB free", "" if well else f"make room, e.g. by `cops gc`, or move '{path}'"
-    )
+    remedy = "" if well else f"make room, e.g. by `cops gc`, or move '{path}'"
+    return Finding(what, well, f"{free / 1e9:.1f} GB free", remedy)
 
 
 def _secrets(settings: StackSettings) -> Iterator[Finding]:

@@ -35,7 +35,8 @@ SWEEP: dict[str, Any] = {
 def count(settings: Settings, uri: str, specs: list[Spec]) -> dict[str, int]:
     """What is left of the sweeps: how many trials there should be, and how many are as they should."""
     client, records = MlflowClient(uri), Runs(uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    names = {spec.experiment for spec in specs}
+    experiments = [one.experiment_id for one in client.search_experiments() if one.name in names]
     runs: list[Run] = []
     token = ""
     while True:

@@ -30,7 +30,7 @@ def outages(stack: StackSettings, folder: Path, seconds: float, trials: int) -> 
     The environment must be that of a client of the stack.
     """
     file = folder / "outages.yaml"
-    file.write_text(yaml.safe_dump(SWEEP | {"name": "outages", "search": {"trials": trials}}))
+    file.write_text(yaml.safe_dump(SWEEP | {"name": "outages", "experiment": "outages", "search": {"trials": trials}}))
     log = (folder / "outages.log").open("ab")
     command, starts, kills = [sys.executable, "-m", "jobs", str(file)], 1, 0
     driver = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
