@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
+from xmlrpc.client import Fault
 
 import psutil
 
@@ -64,16 +65,20 @@ def started(home: Path) -> Iterator[tuple[StackSettings, dict[str, str], str]]:
 @contextmanager
 def held_down(settings: StackSettings, name: str) -> Iterator[None]:
     """Kill -9 all processes of a part and keep it down for as long as the body takes; then it comes back."""
-    with supervisor(settings.socket) as call:
-        for process in of_part(settings, name):
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        call.stopProcess(name)  # else it would be started again
-        try:
-            yield
-        finally:
+    for process in of_part(settings, name):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    stopped = False
+    while not stopped:  # it cannot be before supervisord has started it again
+        with suppress(Fault), supervisor(settings.socket) as call:
+            stopped = call.stopProcess(name)
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        with supervisor(settings.socket) as call:
             call.startProcess(name, False)
-            wait(settings, 90)
+        wait(settings, 90)
 
 
 def outage(settings: StackSettings, name: str, seconds: float) -> None:

@@ -33,12 +33,14 @@ def test_files_and_scores_wait_for_their_server(stack: Stack, tmp_path: Path) ->
     vectors = {"weight": torch.ones(3)}
     with ThreadPoolExecutor() as pool:
         with held_down(stack.settings, "s3"):
-            waiting = [pool.submit(artifacts.upload, where, tmp_path), pool.submit(store.put, "key", vectors)]
+            upload, put = pool.submit(artifacts.upload, where, tmp_path), pool.submit(store.put, "key", vectors)
             reading = pool.submit(store.get, "other")
             time.sleep(3)
-            assert not any(one.done() for one in [*waiting, reading])
-        for one in waiting:
-            one.result(timeout=120)
+            assert not upload.done()
+            assert not put.done()
+            assert not reading.done()
+        upload.result(timeout=120)
+        put.result(timeout=120)
         assert reading.result(timeout=120) is None
     assert stack.objects()[f"waiting/{tmp_path.name}/mask.cops"] == b"mask"
     found = store.get("key")
