@@ -16,7 +16,8 @@ from rich.console import Console
 from jobs.errors import UserError
 from jobs.explain import explain as explained
 from jobs.explain import schema
-from jobs.local import HOST, check, mlflow_server
+from jobs.local import HOST, mlflow_server
+from jobs.preflight import preflight
 from jobs.settings import Settings
 from jobs.smoke import smoke
 from jobs.spec import Spec
@@ -36,7 +37,7 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
     if tiny:
         spec = smoke(spec)
     spec.find()
-    check(settings)
+    preflight(settings, spec.experiment)
     if not os.environ.get("RAY_ADDRESS"):  # a cluster's workers may have more than this process sees
         _fits_here(spec)
     console = Console()

@@ -7,6 +7,8 @@ second together, in the same rows. That takes Optuna's own tables, which are not
 
 import json
 import logging
+import math
+import time
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -14,18 +16,48 @@ from typing import Literal
 
 import optuna
 from optuna.distributions import distribution_to_json
+from optuna.exceptions import StorageInternalError
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
-from sqlalchemy import func, make_url, select
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy import create_engine, func, make_url, select
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from jobs.errors import UserError
+from jobs.patience import patiently
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 STORE_SECONDS = 1.0  # between two transactions
+CLOSE_SECONDS = 120.0  # of waiting for a database that is away when the sweep ends
+CONNECT_SECONDS = 10
 Direction = Literal["maximize", "minimize"]
+
+
+def _passing(error: BaseException) -> bool:
+    """Whether a database that is locked, away or starting explains an error."""
+    away = isinstance(error, DBAPIError) and error.connection_invalidated
+    return away or isinstance(error, (OperationalError, InterfaceError, StorageInternalError))
+
+
+def check(url: str) -> None:
+    """Refuse a database that cannot be reached.
+
+    Raises:
+        UserError: names the URL without its password.
+    """
+    brief = {"connect_timeout": CONNECT_SECONDS} if url.startswith("postgresql") else {}
+    try:
+        engine = create_engine(url, connect_args=brief)
+        with engine.connect() as connection:
+            connection.execute(select(1))
+        engine.dispose()
+    except Exception as error:  # SQLAlchemy's, the driver's, or a missing driver's
+        said = getattr(error, "orig", None) or error
+        raise UserError(
+            f"COPS_STUDIES = '{_hidden(url)}' cannot be used as a database: {said}; check its address, name, user and "
+            "password (PGPASSFILE or the URL)"
+        ) from None
 
 
 class Studies:
@@ -49,6 +81,7 @@ class Studies:
         self._writer = Thread(target=self._write, name="studies", daemon=True)
         self._writer.start()
 
+    @patiently(_passing)
     def load(self, name: str, directions: list[Direction]) -> list[FrozenTrial]:
         """All trials of a study, which is created if there is none."""
         study = optuna.create_study(study_name=name, storage=self._storage, directions=directions, load_if_exists=True)
@@ -64,26 +97,40 @@ class Studies:
         self._writer.join()
 
     def _write(self) -> None:
-        closing, ended = False, dict[str, list[FrozenTrial]]()
-        while not closing:
-            closing = self._closing.wait(STORE_SECONDS)
+        ended, again, last = dict[str, list[FrozenTrial]](), False, math.inf
+        while not (self._closing.is_set() and not ended and self._ended.empty()):
+            if self._closing.wait(STORE_SECONDS):
+                last = min(last, time.monotonic() + CLOSE_SECONDS)
+                time.sleep(STORE_SECONDS * again)
             while (item := self._next()) is not None:
                 ended.setdefault(item[0], []).append(item[1])
             try:
                 with Session(self._storage.engine) as session, session.begin():
                     for name, trials in sorted(ended.items()):  # in one order, lest two sweeps wait for each other
-                        _add(session, name, trials)
+                        _add(session, name, _missing(session, name, trials) if again else trials)
             except Exception as error:
-                if isinstance(error, OperationalError) and not closing:
-                    continue  # locked, or out of reach: they are stored with the next ones
+                if _passing(error) and time.monotonic() < last:
+                    again = True  # they are stored with the next ones, unless they were and the answer alone was lost
+                    continue
                 logging.getLogger(__name__).exception("%d studies: trials were not stored", len(ended))
-            ended = {}  # what is missing, the next start adds
+            ended, again = {}, False  # what is missing, the next start adds
 
     def _next(self) -> tuple[str, FrozenTrial] | None:
         try:
             return self._ended.get_nowait()
         except Empty:
             return None
+
+
+def _missing(session: Session, name: str, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those trials that a study does not hold yet, going by their attributes, which hold their keys."""
+    mine = select(models.TrialModel.trial_id).join(models.StudyModel).where(models.StudyModel.study_name == name)
+    told = models.TrialUserAttributeModel
+    columns = select(told.key, told.value_json, models.TrialModel.state).join(models.TrialModel)
+    held = set(session.execute(columns.where(told.trial_id.in_(mine))))
+    return [
+        one for one in trials if not held & {(key, json.dumps(text), one.state) for key, text in one.user_attrs.items()}
+    ]
 
 
 def _add(session: Session, name: str, trials: Sequence[FrozenTrial]) -> None:

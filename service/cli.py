@@ -1,5 +1,6 @@
 """The console command `cops`."""
 
+import re
 import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
@@ -65,6 +66,21 @@ def env() -> None:
 
     require_same(settings)
     print(exports(settings))
+
+
+@app.command()
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="remove it; without this, only say what would go")] = False,
+    older_than: Annotated[str, typer.Option(help="age from which on things go: 12h, 7d")] = "7d",
+) -> None:
+    """Remove masks, scores and checkpoints that nothing refers to any more; a dry run unless --delete is given."""
+    from service.gc import collect
+
+    if not re.fullmatch(r"\d+[hd]", older_than):
+        raise UserError(f"--older-than = '{older_than}': should be hours or days, like 12h or 7d")
+    from jobs.settings import Settings
+
+    collect(Settings.read(), int(older_than[:-1]) * (24 if older_than[-1] == "d" else 1), delete=delete)
 
 
 @app.command()

@@ -9,12 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.tracking import DamagedFileError
+
 KEPT_BYTES = 2_000_000_000
 Fetch = Callable[[str, str, Path], Path]  # run, name, folder -> path
-
-
-class DamagedFileError(Exception):
-    """A file is not what was stored."""
 
 
 @dataclass(frozen=True)

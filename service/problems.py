@@ -10,9 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from jobs.tracking import TrackingError
+from jobs.tracking import DamagedFileError, TrackingError
 from service.catalogfile import DamagedError
-from service.files import DamagedFileError
 from service.launcher import ClusterError
 
 MEDIA_TYPE = "application/problem+json"

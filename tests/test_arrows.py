@@ -12,8 +12,9 @@ MAY_USE = {"cops": {"cops"}, "jobs": {"cops", "jobs"}, "service": {"cops", "jobs
 ONLY_IN = {
     "mlflow": {"jobs/tracking/"},
     "ray": {"jobs/tune.py", "service/launcher.py"},
-    "boto3": {"jobs/tracking/artifacts.py"},
     "optuna": {"jobs/studies.py", "jobs/storage.py", "jobs/search.py"},
+    "boto3": {"jobs/tracking/artifacts.py"},
+    "botocore": {"jobs/tracking/artifacts.py"},
 }
 
 

@@ -6,9 +6,14 @@ import os
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# A server that is away, or whose database is, is asked again after 0, 2, 4, ... 64 and then every 120 s: for 8 minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "10")
 
 from mlflow.exceptions import MlflowException as TrackingError
 
+from jobs.tracking.artifacts import DamagedFileError, StoreError
+from jobs.tracking.artifacts import check as check_store
 from jobs.tracking.entities import (
     LAYERS_FILE,
     LOG_FILE,
@@ -33,10 +38,12 @@ __all__ = [
     "MASK_FILE",
     "SWEEP_FILE",
     "WEIGHTS_FILE",
+    "DamagedFileError",
     "Record",
     "RunStatus",
     "Runs",
     "Session",
+    "StoreError",
     "SupersededError",
     "SweepRun",
     "Sweeps",
@@ -44,6 +51,7 @@ __all__ = [
     "TrackingError",
     "TrialRun",
     "Wish",
+    "check_store",
 ]
 
 logging.getLogger("mlflow").setLevel(logging.ERROR)

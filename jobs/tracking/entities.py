@@ -8,6 +8,7 @@ from jobs.plan import Kind
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow's UI nests runs
 TRIAL, STUDY, SWEEP = "cops.trial", "cops.study", "cops.sweep"  # content keys
 MASK, RECIPE, KIND = "cops.mask", "cops.recipe", "cops.kind"
+MASK_SHA256 = "cops.mask_sha256"  # of the whole file
 SESSION, CONTROL, SPENT, STOPPED = "cops.session", "cops.control", "cops.spent", "cops.stopped"
 PROGRESS = "cops.progress"
 MASK_SHA256, WEIGHTS_SHA256 = "cops.mask_sha256", "cops.weights_sha256"  # of whole files

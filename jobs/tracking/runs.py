@@ -12,9 +12,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
+from jobs.errors import UserError
 from jobs.known import Known
 from jobs.plan import Kind
 from jobs.spec import Spec
+from jobs.tracking.artifacts import download
 from jobs.tracking.entities import (
     ALPHA,
     CONTROL,
@@ -124,8 +126,27 @@ class Runs:
             since = last
 
     def mask_file(self, run: str, folder: Path) -> Path:
-        """Fetch the mask file of a search trial's run into `folder`; its path."""
-        return Path(self._client.download_artifacts(run, MASK_FILE, str(folder)))
+        """Fetch the mask file of a search trial's run into `folder`; its path.
+
+        Raises:
+            DamagedFileError: it is not the file that was stored.
+        """
+        found = self._client.get_run(run)
+        return download(found.info.artifact_uri, MASK_FILE, folder, found.data.tags.get(MASK_SHA256))
+
+    def artifact_root(self, experiment: str) -> str:
+        """Where the files of an experiment's runs are, or will be if there is none of this name.
+
+        Raises:
+            UserError: the server does not answer or refuses.
+        """
+        try:
+            found = self._client.get_experiment_by_name(experiment)
+            if found is not None:
+                return str(found.artifact_location)
+            return str(self._client.get_experiment("0").artifact_location).rpartition("/")[0]  # MLflow's Default
+        except MlflowException as error:
+            raise UserError(f"MLflow at {self.uri} cannot be used: {error.message}") from None
 
     def _experiments(self, view: int = ViewType.ACTIVE_ONLY) -> list[str]:
         found, token = [], None

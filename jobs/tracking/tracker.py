@@ -7,6 +7,7 @@ mask carry the same `cops.mask` tag, the content key that the API calls the mask
 import json
 import math
 import secrets
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +22,14 @@ from jobs.identity import mask_key, recipe_key, study_key, sweep_key, trial_key
 from jobs.known import Known
 from jobs.plan import Trial
 from jobs.spec import Spec
-from jobs.tracking.artifacts import save_mask
+from jobs.tracking.artifacts import save_mask, upload
 from jobs.tracking.entities import (
     ALPHA,
     CONTROL,
     ERROR,
     KIND,
     MASK,
+    MASK_SHA256,
     PARENT,
     PROGRESS,
     RECIPE,
@@ -74,11 +76,11 @@ class Tracker(Sweeps):
             experiment = found.experiment_id if found else self._client.create_experiment(spec.experiment)
             earlier = next(self._search([experiment], f"tags.`{SWEEP}` = '{key}'"), None)
             if earlier is None:
-                run = self._client.create_run(experiment, run_name=spec.name, tags=tags).info.run_id
-                sweep = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
-                self._client.log_text(run, sweep, SWEEP_FILE)
-                return Session(run, experiment, id_, resumed=False, spent={})
+                created = self._client.create_run(experiment, run_name=spec.name, tags=tags).info
+                _keep_file(created.artifact_uri, spec)
+                return Session(created.run_id, experiment, id_, resumed=False, spent={})
             run = earlier.info.run_id
+            _keep_file(earlier.info.artifact_uri, spec)  # its first driver may have been killed before
             self._client.log_batch(run, tags=[RunTag(*item) for item in tags.items()])
             if earlier.info.status == "RUNNING":  # its driver was killed
                 time.sleep(FENCE_SECONDS)
@@ -141,7 +143,8 @@ class Tracker(Sweeps):
         tags = []
         if result.mask is not None and trial.kind != "ablation":  # its accuracy says nothing about the mask
             if trial.kind == "search":
-                save_mask(run.artifacts, result.mask, result.layer_density)
+                digest = save_mask(run.artifacts, result.mask, result.layer_density)
+                tags.append(RunTag(MASK_SHA256, digest))
             tags.append(RunTag(MASK, mask_key(spec, trial)))
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, 0) for name, value in result.metrics.items()]
@@ -167,7 +170,7 @@ class Tracker(Sweeps):
 
     def log_folder(self, session: Session, folder: Path) -> None:
         """Keep all files of a folder with the sweep's run."""
-        self._client.log_artifacts(session.run, str(folder))
+        upload(self._client.get_run(session.run).info.artifact_uri, folder)
 
     def look_up(self, session: Session, key: str) -> tuple[Known | None, bool]:
         """How a trial whose worker was lost ended after all, if it did, and whether it had been started.
@@ -198,6 +201,13 @@ def _fitting(progress: dict[str, Any]) -> str:
         best = best[: len(best) * 3 // 4]
         text = json.dumps(progress | {"best": best})
     return text
+
+
+def _keep_file(where: str, spec: Spec) -> None:
+    """Keep the sweep file, with all its defaults, among the files of the sweep's run."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, SWEEP_FILE).write_text(yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False))
+        upload(where, Path(folder))
 
 
 def _params(spec: Spec, trial: Trial) -> list[Param]:

@@ -47,7 +47,9 @@ def findings(settings: StackSettings) -> Iterator[Finding]:
     """All findings, one after the other."""
     yield _versions()
     yield _folder(settings.home)
-    yield _disk(settings.home)
+    yield _disk("disk", settings.home)
+    if not settings.database.is_relative_to(settings.home):
+        yield _disk("disk of PostgreSQL", settings.database)
     yield from _secrets(settings)
     yield _data(settings)
     if is_up(settings):
@@ -85,10 +87,11 @@ def _folder(home: Path) -> Finding:
     return Finding("COPS_HOME", well, seen, "" if well else "set COPS_HOME to a folder of yours")
 
 
-def _disk(home: Path) -> Finding:
-    free = shutil.disk_usage(next(folder for folder in (home, *home.parents) if folder.exists())).free
+def _disk(what: str, path: Path) -> Finding:
+    free = shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
     well = free >= FREE_BYTES
-    return Finding("disk", well, f"{free / 1e9:.1f} GB free", "" if well else "make room, or move COPS_HOME")
+    remedy = "" if well else f"make room, e.g. by `cops gc`, or move '{path}'"
+    return Finding(what, well, f"{free / 1e9:.1f} GB free", remedy)
 
 
 def _secrets(settings: StackSettings) -> Iterator[Finding]:

@@ -15,26 +15,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import optuna
 import yaml
-from mlflow import MlflowClient
-from mlflow.entities import Run
 
-from cops import Mask
-from jobs.identity import study_key
 from jobs.local import mlflow_server
-from jobs.plan import cells
-from jobs.search import Search
 from jobs.settings import Settings
 from jobs.spec import Spec
 from jobs.tracking import Runs
 from service.catalog import Catalog
 from service.sync import differences
 from service.syncing import Syncing
+from tests.chaos.count import SWEEP, count, right
 from tests.conftest import ROOT, Home, new_home
 
 if TYPE_CHECKING:
@@ -42,19 +35,6 @@ if TYPE_CHECKING:
 
 LONGEST = 15.0  # seconds between two kills
 SWEEP_SECONDS = 900.0
-SWEEP: dict[str, Any] = {
-    "workloads": [{"model": "convnet", "data": "digits"}],
-    "grid": {
-        "pairs": [{"target": "snip", "controls": ["grasp"]}, {"target": ["snip", "synflow"], "controls": ["grasp"]}],
-        "sparsities": [0.8, 0.9, 0.95],
-    },
-    "baselines": ["dense", "random", "snip"],
-    "search": {"trials": 12},
-    "training": {"epochs": 1},
-    "samples": 256,
-    "confirmations": 2,
-    "failures": {"retries": 1000, "backoff_seconds": 0},
-}
 
 
 def attack(home: Home, nodes: "Nodes", file: Path, kills: int, draw: random.Random) -> int:
@@ -97,49 +77,6 @@ def attack(home: Home, nodes: "Nodes", file: Path, kills: int, draw: random.Rand
         log.close()
 
 
-def count(settings: Settings, uri: str, specs: list[Spec]) -> dict[str, int]:
-    """What is left of the sweeps: how many trials there should be, and how many are as they should."""
-    client = MlflowClient(uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs: list[Run] = []
-    token = ""
-    while True:
-        page = client.search_runs(experiments, max_results=1000, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            break
-    finished = [run for run in runs if run.info.status == "FINISHED" and "cops.trial" in run.data.tags]
-    times = Counter(run.data.tags["cops.trial"] for run in finished)
-    unreadable = 0
-    with tempfile.TemporaryDirectory() as folder:
-        for run in finished:
-            if run.data.tags["cops.kind"] == "search" and "cops.mask" in run.data.tags:
-                try:
-                    Mask.load(Path(client.download_artifacts(run.info.run_id, "mask.cops", folder)))
-                except Exception:
-                    unreadable += 1
-    return {
-        "planned": sum(Search(spec).planned for spec in specs),
-        "finished": len(times),
-        "twice": sum(times.values()) - len(times),
-        "unreadable": unreadable,
-        "running": sum(run.info.status == "RUNNING" for run in runs),
-        "incomplete_studies": sum(_incomplete(settings, spec) for spec in specs),
-    }
-
-
-def _incomplete(settings: Settings, spec: Spec) -> int:
-    found = 0
-    for cell in cells(spec):
-        study = optuna.load_study(study_name=study_key(spec, cell), storage=settings.studies_url)
-        states = Counter(trial.state.name for trial in study.get_trials(deepcopy=False))
-        keys = {trial.user_attrs["cops.trial"] for trial in study.get_trials(deepcopy=False)}
-        wanted = spec.search.trials if cell.tunable else 1
-        found += not (states["COMPLETE"] >= wanted == len(keys)) or states["RUNNING"] > 0
-    return found
-
-
 def chaos(kills: int, seed: int) -> dict[str, int]:
     """Run sweeps until `kills` kills are done and the last sweep has ended; see `count`."""
     draw, done, specs = random.Random(seed), 0, list[Spec]()
@@ -175,20 +112,21 @@ def chaos(kills: int, seed: int) -> dict[str, int]:
     return found
 
 
-def right(found: dict[str, int]) -> bool:
-    """Whether nothing is lost, and nothing done twice."""
-    wrong = ("twice", "unreadable", "running", "incomplete_studies", "disagreeing")
-    return found["planned"] == found["finished"] and not any(found[name] for name in wrong)
-
-
 def main() -> int:
     """Print what came of it; exit code 1 if anything is lost or was done twice."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0, help="of what is killed, and when")
+    parser.add_argument("--servers", action="store_true", help="kill PostgreSQL, S3 and MLflow of a stack instead")
+    parser.add_argument("--seconds", type=float, default=30.0, help="for which each server is kept down")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    found = chaos(options.kills, options.seed)
+    if options.servers:
+        from tests.chaos.servers import own_stack  # its clients are not needed for the rest
+
+        found = own_stack(options.seconds)
+    else:
+        found = chaos(options.kills, options.seed)
     print(json.dumps(found) if options.json else "\n".join(f"{name}: {value}" for name, value in found.items()))
     return 0 if right(found) else 1
 

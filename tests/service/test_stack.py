@@ -1,114 +1,29 @@
 """The real stack, as a user starts it: loopback only, secrets kept, sweeps through it, every part killed."""
 
 import os
-import re
-import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
-import boto3  # type: ignore[import-untyped]
-import mlflow
+import boto3
 import psutil
 import psycopg2
 import pytest
-from mlflow.entities import Run
-from psycopg2.extensions import connection
 
 from cops import Mask
 from service.stack import postgres, secret
-from service.stack.environment import client_environment
 from service.stack.parts import PARTS
-from service.stack.processes import end_leftovers, of_part
-from service.stack.settings import ADMIN_GRPC, BUCKET, INNER, USER, StackSettings
+from service.stack.processes import of_part
+from service.stack.settings import BUCKET, USER
 from service.stack.supervise import down, is_up, status, up, wait
 from tests.conftest import ROOT, SMOKE
+from tests.service.conftest import Stack
+from tests.stack import COPS
 
-COPS = [sys.executable, "-m", "service.cli"]
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-PUBLIC = 6  # ports for users
-
-
-def free_ports(count: int) -> int:
-    """First of `count` free ports in a row, below those that the system hands out."""
-    for first in range(20_000 + os.getpid() % 1000 * 10, 32_000, count):
-        try:
-            for port in [*range(first, first + count), first + PUBLIC + ADMIN_GRPC]:
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
-    pytest.fail("no free ports")
-
-
-@dataclass(frozen=True)
-class Stack:
-    settings: StackSettings
-    environment: dict[str, str]  # that makes a command find the stack's settings
-
-    def run(self, *command: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        env = self.environment | extra
-        return subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=240, check=False)
-
-    def connect(self, database: str) -> connection:
-        return psycopg2.connect(self.settings.database_url(database).replace("+psycopg2", ""))
-
-    @property
-    def databases(self) -> set[str]:
-        with closing(self.connect("postgres")) as open_:
-            cursor = open_.cursor()
-            cursor.execute("SELECT datname FROM pg_database")
-            return {name for (name,) in cursor.fetchall()}
-
-    def runs(self) -> list[Run]:
-        client = mlflow.MlflowClient(self.settings.mlflow_url)
-        experiments = [one.experiment_id for one in client.search_experiments()]
-        return list(client.search_runs(experiments, max_results=1000))
-
-    def objects(self) -> dict[str, bytes]:
-        server = boto3.client("s3")
-        listed = server.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-        return {
-            one["Key"]: server.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read()
-            for one in listed
-            if one["Key"] != "probe"
-        }
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack of its own that runs; the processes of this module's tests are its users."""
-    clean = {name: value for name, value in os.environ.items() if not re.match("COPS_|MLFLOW_|RAY_|AWS_|PG", name)}
-    first = free_ports(PUBLIC + INNER)
-    names = ("postgres", "s3", "mlflow", "ray", "dashboard", "api", "inner")
-    ports = {f"COPS_STACK_{name.upper()}_PORT": str(first + number) for number, name in enumerate(names)}
-    home = tmp_path_factory.mktemp("stack")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in set(os.environ) - set(clean):
-            patch.delenv(name)
-        for name, value in {"COPS_HOME": str(home), **ports}.items():
-            patch.setenv(name, value)
-        settings = StackSettings.read()
-        try:
-            started = Stack(settings, dict(os.environ))
-            done = started.run(*COPS, "up")
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert all(f":{port}" in done.stdout for port in (first, first + 1, first + 2, first + 4, first + 5))
-            for name, value in client_environment(settings).items():
-                patch.setenv(name, value)
-            yield started
-        finally:
-            down(settings)
-            end_leftovers(settings)
-            if settings.database.is_relative_to("/var/lib/cops"):
-                shutil.rmtree(settings.database, ignore_errors=True)
-            shutil.rmtree(settings.ray_folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +38,11 @@ def swept(stack: Stack) -> Stack:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "trials 7/7" in done.stdout
     return stack
+
+
+def test_up_says_where_the_parts_listen(stack: Stack) -> None:
+    first = stack.settings.stack_postgres_port
+    assert all(f":{port}" in stack.printed for port in (first, first + 1, first + 2, first + 4, first + 5))
 
 
 def test_nothing_listens_beyond_loopback(stack: Stack) -> None:

@@ -15,9 +15,7 @@ from jobs.tracking import SweepRun
 from service.launcher import Job
 from service.sweeps import status
 from tests.conftest import SMOKE
-from tests.service.test_stack import Stack, stack
-
-__all__ = ["stack"]  # the fixture
+from tests.service.conftest import Stack
 
 SECONDS = 200
 NOW = 1_000_000.0
