@@ -14,6 +14,7 @@ from jobs.errors import UserError
 from jobs.explain import explain as explained
 from jobs.explain import schema
 from jobs.local import HOST, check, mlflow_server
+from jobs.provenance import provenance
 from jobs.settings import Settings
 from jobs.smoke import smoke
 from jobs.spec import Spec
@@ -46,7 +47,7 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
     with tune.connected(spec), control.cancellable(), mlflow_server(settings) as uri:
         settings.home.mkdir(parents=True, exist_ok=True)
         studies, tracker = Studies(settings.studies_url), tracking.Tracker(uri)
-        session = tracker.start_sweep(spec)
+        session = tracker.start_sweep(spec, provenance(path))
         console.print(f"runs and masks: {tracker.page(session)}", soft_wrap=True)
         status: tracking.RunStatus = "FAILED"
         try:
@@ -64,6 +65,7 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
             if search.status != "KILLED":
                 _keep_report(search, tracker, session)
                 console.print(f"report: {tracker.page(session)}/artifacts/report.html", soft_wrap=True)
+                _register(search, tracker, session, console)
             status = search.status
         finally:
             tune.disconnect()  # ends what still runs, before MLflow is told that it has ended
@@ -105,6 +107,15 @@ def _keep_report(search: "Search", tracker: "Tracker", session: "Session") -> No
     with tempfile.TemporaryDirectory() as folder:
         page.write(search, densities, Path(folder))
         tracker.log_folder(session, Path(folder))
+
+
+def _register(search: "Search", tracker: "Tracker", session: "Session", console: Console) -> None:
+    """Keep the trained network of each cell's confirmed winner in the model registry, and say so."""
+    from jobs.champions import candidates
+    from jobs.tracking.registry import Registry
+
+    for line in Registry(tracker.uri).register(session, candidates(search)):
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def dry_run(path: Path) -> int:

@@ -1,5 +1,6 @@
 """Files of runs, straight to and from where MLflow keeps them: through its client each would take a request more."""
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from cops import Mask
-from jobs.tracking.entities import LAYERS_FILE, MASK_FILE
+from jobs.network import Trained
+from jobs.tracking.entities import LAYERS_FILE, MASK_FILE, WEIGHTS_FILE
 
 
 def save_mask(where: str, mask: Mask, layer_density: dict[str, float]) -> None:
@@ -16,6 +18,15 @@ def save_mask(where: str, mask: Mask, layer_density: dict[str, float]) -> None:
         mask.save(Path(folder, MASK_FILE))
         Path(folder, LAYERS_FILE).write_text(json.dumps({"layer_density": layer_density}))
         upload(where, Path(folder))
+
+
+def save_weights(where: str, trained: Trained) -> str:
+    """Keep a trained network among the files of a run, which are at `where`; the file's SHA-256."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, WEIGHTS_FILE)
+        trained.save(file)
+        upload(where, Path(folder))
+        return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def upload(where: str, folder: Path) -> None:

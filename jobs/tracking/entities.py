@@ -1,6 +1,7 @@
 """What a sweep leaves in MLflow: the tags and files by which it is found again, and what is read from them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from jobs.plan import Kind
@@ -8,11 +9,14 @@ from jobs.plan import Kind
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow's UI nests runs
 TRIAL, STUDY, SWEEP = "cops.trial", "cops.study", "cops.sweep"  # content keys
 MASK, RECIPE, KIND = "cops.mask", "cops.recipe", "cops.kind"
+WEIGHTS_SHA256 = "cops.weights_sha256"
 SESSION, CONTROL, SPENT, STOPPED = "cops.session", "cops.control", "cops.spent", "cops.stopped"
 ERROR = "cops.error"
+SWEEP_NAME, FILE_SHA256, VERSION, CODE = "cops.sweep_name", "cops.sweep_file_sha256", "cops.version", "cops.code"
 ALPHA, WEIGHT = "alpha_", "weight_"  # prefixes of params
 MASK_FILE = "mask.cops"
 LAYERS_FILE = "layers.json"
+WEIGHTS_FILE = "weights.safetensors"
 SWEEP_FILE = "sweep.yaml"
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -46,6 +50,7 @@ class Session:
         id: of this session.
         resumed: whether an earlier session had the sweep.
         spent: what the earlier ones used up.
+        tags: what each of its trials is found by, beside what is its own.
     """
 
     run: str
@@ -53,6 +58,7 @@ class Session:
     id: str
     resumed: bool
     spent: dict[str, float]
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 from mlflow.entities import Metric, Param, RunTag
@@ -19,8 +21,9 @@ from jobs.errors import UserError
 from jobs.identity import mask_key, recipe_key, study_key, sweep_key, trial_key
 from jobs.known import Known
 from jobs.plan import Trial
+from jobs.provenance import Provenance
 from jobs.spec import Spec
-from jobs.tracking.artifacts import save_mask
+from jobs.tracking.artifacts import save_mask, save_weights
 from jobs.tracking.entities import (
     ALPHA,
     CONTROL,
@@ -37,11 +40,13 @@ from jobs.tracking.entities import (
     SWEEP_FILE,
     TRIAL,
     WEIGHT,
+    WEIGHTS_SHA256,
     RunStatus,
     Session,
     SupersededError,
     TrialRun,
 )
+from jobs.tracking.origin import data_input, origin_tags
 from jobs.tracking.runs import Runs, known
 from jobs.trial import Epoch, Result
 
@@ -57,14 +62,15 @@ class Tracker(Runs):
         super().__init__(uri)
         self._ours_until = -math.inf  # on the monotonic clock: no need to ask whose the sweep is before
 
-    def start_sweep(self, spec: Spec) -> Session:
-        """Take up the sweep's parent run, or create it, and the experiment if there is none.
+    def start_sweep(self, spec: Spec, origin: Provenance | None = None) -> Session:
+        """Take up the sweep's parent run, or create it, and the experiment if there is none; say where it comes from.
 
         Raises:
             UserError: the server does not answer or refuses.
         """
         key, id_ = sweep_key(spec), secrets.token_hex(8)
-        tags = {KIND: "sweep", SWEEP: key, SESSION: id_, CONTROL: ""}
+        ours, each = origin_tags(spec, origin)
+        tags = {KIND: "sweep", SWEEP: key, SESSION: id_, CONTROL: "", **ours}
         try:
             found = self._client.get_experiment_by_name(spec.experiment)
             experiment = found.experiment_id if found else self._client.create_experiment(spec.experiment)
@@ -73,7 +79,7 @@ class Tracker(Runs):
                 run = self._client.create_run(experiment, run_name=spec.name, tags=tags).info.run_id
                 sweep = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False)
                 self._client.log_text(run, sweep, SWEEP_FILE)
-                return Session(run, experiment, id_, resumed=False, spent={})
+                return Session(run, experiment, id_, resumed=False, spent={}, tags=each)
             run = earlier.info.run_id
             self._client.log_batch(run, tags=[RunTag(*item) for item in tags.items()])
             if earlier.info.status == "RUNNING":  # its driver was killed
@@ -83,7 +89,7 @@ class Tracker(Runs):
         except MlflowException as error:
             raise UserError(f"MLflow at {self.uri} cannot be used: {error.message}") from None
         spent = json.loads(earlier.data.tags.get(SPENT, "{}"))
-        return Session(run, experiment, id_, resumed=True, spent=spent)
+        return Session(run, experiment, id_, resumed=True, spent=spent, tags=each)
 
     def end_sweep(self, session: Session, status: RunStatus) -> None:
         """End the parent run, and whatever child a lost worker left running, unless another session has the sweep."""
@@ -113,6 +119,7 @@ class Tracker(Runs):
             TRIAL: trial_key(spec, trial),
             STUDY: study_key(spec, trial.cell),
             RECIPE: recipe_key(spec),
+            **session.tags,
         }
         run = self._client.create_run(session.experiment, tags=tags, run_name=trial.name)
         return TrialRun(run.info.run_id, run.info.artifact_uri)
@@ -135,6 +142,8 @@ class Tracker(Runs):
         if result.mask is not None and trial.kind != "ablation":  # its accuracy says nothing about the mask
             if trial.kind == "search":
                 save_mask(run.artifacts, result.mask, result.layer_density)
+            if result.trained is not None:
+                tags.append(RunTag(WEIGHTS_SHA256, save_weights(run.artifacts, result.trained)))
             tags.append(RunTag(MASK, mask_key(spec, trial)))
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, 0) for name, value in result.metrics.items()]
@@ -161,6 +170,11 @@ class Tracker(Runs):
     def log_folder(self, session: Session, folder: Path) -> None:
         """Keep all files of a folder with the sweep's run."""
         self._client.log_artifacts(session.run, str(folder))
+
+    def log_data(self, session: Session, name: str, arrays: Mapping[str, Any]) -> None:
+        """Record what data a sweep reads, as `Dataset.to_arrays` gives them; no sweep fails for want of it."""
+        with suppress(MlflowException):
+            self._client.log_inputs(session.run, [data_input(name, arrays)])
 
     def look_up(self, session: Session, key: str) -> tuple[Known | None, bool]:
         """How a trial whose worker was lost ended after all, if it did, and whether it had been started.
