@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[1]
+SHORT = 12  # hex digits of a commit, to be read by people
 GIT_SECONDS = 10  # a slow file system must not hold up a sweep
 
 
@@ -22,7 +23,8 @@ class Provenance:
         digest: its SHA-256.
         version: of this package.
         code: what tells one state of the code from another: COPS_CODE_VERSION where that is set, as in jobs whose
-            packaged code has left its git repository behind; else `COMMIT` or `COMMIT-dirty`; else `version`.
+            packaged code has left its git repository behind; else the start of `commit`, with `-dirty` if it is;
+            else `version`.
         commit: of git, 40 hex digits; None without a repository.
         dirty: whether tracked files differ from the commit.
     """
@@ -43,9 +45,10 @@ def provenance(path: Path) -> Provenance:
     except PackageNotFoundError:  # a checkout that was never installed, as in a job's working directory
         installed = "unknown"
     described = _described(CHECKOUT if (CHECKOUT / ".git").exists() else Path.cwd())
-    code = os.environ.get("COPS_CODE_VERSION") or described or installed
-    dirty = described.endswith("-dirty")
-    return Provenance(path.name, digest, installed, code, described.removesuffix("-dirty") or None, dirty)
+    commit, dirty = described.removesuffix("-dirty"), described.endswith("-dirty")
+    state = f"{commit[:SHORT]}{'-dirty' if dirty else ''}"
+    code = os.environ.get("COPS_CODE_VERSION") or state or installed
+    return Provenance(path.name, digest, installed, code, commit or None, dirty)
 
 
 def _described(folder: Path) -> str:

@@ -59,29 +59,31 @@ class Registry(Runs):
 
     def _register(self, session: Session, one: Candidate) -> bool:
         """Keep a network, and make it the champion if none before it was as good; whether it is the champion."""
-        versions = self._client.search_model_versions(f"name = '{one.name}'")
+        models = self._client.search_registered_models(f"name = '{one.name}'")
+        versions = self._client.search_model_versions(f"name = '{one.name}'") if models else []
         same = {MASK: one.mask, RECIPE: one.recipe}
         mine = next((version for version in versions if same.items() <= version.tags.items()), None)
         if mine is None:
-            mine = self._create(session, one)
+            mine = self._create(session, one, first=not models)
         elif int(mine.tags[CONFIRMATIONS]) < one.standing.runs:
             for name, value in _figures(one).items():
                 self._client.set_model_version_tag(one.name, mine.version, name, value)
-        champion = next((version for version in versions if CHAMPION in version.aliases), None)
-        if champion is not None and champion.version != mine.version:
-            if one.standing.validation <= float(champion.tags[ACCURACY]):
-                return False
-            champion = None
-        if champion is None:
-            self._client.set_registered_model_alias(one.name, CHAMPION, mine.version)
+        crowned = models[0].aliases.get(CHAMPION) if models else None
+        if crowned == mine.version:
+            return True
+        champion = next((version for version in versions if version.version == crowned), None)
+        if champion is not None and one.standing.validation <= float(champion.tags[ACCURACY]):
+            return False
+        self._client.set_registered_model_alias(one.name, CHAMPION, mine.version)
         return True
 
-    def _create(self, session: Session, one: Candidate) -> ModelVersion:
+    def _create(self, session: Session, one: Candidate, *, first: bool) -> ModelVersion:
         runs = list(self._search(self._experiments(), f"tags.`{MASK}` = '{one.mask}' and status = 'FINISHED'"))
-        searched = next(run for run in runs if run.data.tags[KIND] == "search")
-        trained = next((run for run in runs if run.data.tags[TRIAL] == one.trial), None)
-        if trained is None or WEIGHTS_SHA256 not in trained.data.tags:
-            raise LookupError("its first confirmation left no weights")
+        searched = next((run for run in runs if run.data.tags[KIND] == "search"), None)
+        kept = (run for run in runs if run.data.tags[TRIAL] == one.trial and WEIGHTS_SHA256 in run.data.tags)
+        trained = next(kept, None)
+        if searched is None or trained is None:
+            raise LookupError("its mask's run, or that of its first confirmation with weights, is not in MLflow")
         where = trained.info.artifact_uri
         with tempfile.TemporaryDirectory() as folder:
             _fetch(where, WEIGHTS_FILE, Path(folder))
@@ -90,25 +92,29 @@ class Registry(Runs):
                 raise ValueError(f"{WEIGHTS_FILE} of its first confirmation is damaged")
             Path(folder, FOLDER).mkdir()
             model = Path(folder, FOLDER, FOLDER)
-            store(Trained.load(weights), model, _about(one, searched))
+            try:
+                store(Trained.load(weights), model, _about(one, searched))
+            except MlflowException as error:  # about this model, not from the server
+                raise ValueError(error.message) from error
             _fetch(searched.info.artifact_uri, MASK_FILE, model)
             upload(where, model.parent)
-        self._ensure(one)
+        if first:
+            self._name(one)
         tags = {MASK: one.mask, RECIPE: one.recipe, TRIAL: one.trial, SWEEP_RUN: session.run, **_figures(one)}
         tags |= {WEIGHTS_SHA256: trained.data.tags[WEIGHTS_SHA256]}
-        text = f'`mlflow.pytorch.load_model("models:/{one.name}@{CHAMPION}")` loads the champion.'
+        text = f"`{one.standing.trial.name}`"
         return self._client.create_model_version(
             one.name, f"{where}/{FOLDER}", trained.info.run_id, tags, description=text, await_creation_for=0
         )
 
-    def _ensure(self, one: Candidate) -> None:
+    def _name(self, one: Candidate) -> None:
         cell = one.standing.cell
         tags = {"model": cell.model, "data": cell.data, "method": cell.method, "sparsity": repr(cell.sparsity)}
-        text = f"{cell.model} on {cell.data}, pruned by {cell.name} before it was trained."
+        text = f'`mlflow.pytorch.load_model("models:/{one.name}@{CHAMPION}")` loads the best that has been confirmed.'
         try:
             self._client.create_registered_model(one.name, tags, text)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another sweep's, at the same time
                 raise
 
 
