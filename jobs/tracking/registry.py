@@ -69,9 +69,9 @@ class Registry(Runs):
             for name, value in _figures(one).items():
                 self._client.set_model_version_tag(one.name, mine.version, name, value)
         crowned = models[0].aliases.get(CHAMPION) if models else None
-        if crowned == mine.version:
+        champion = next((version for version in versions if str(version.version) == str(crowned)), None)
+        if champion is not None and champion.version == mine.version:
             return True
-        champion = next((version for version in versions if version.version == crowned), None)
         if champion is not None and one.standing.validation <= float(champion.tags[ACCURACY]):
             return False
         self._client.set_registered_model_alias(one.name, CHAMPION, mine.version)
