@@ -55,7 +55,7 @@ class Registry(Runs):
             except Exception as error:  # whatever a model raises when it is built or exported
                 yield f"not in the model registry: {one.name}: {_line(error)}"
         if kept:
-            yield f"networks in the model registry: {kept}, of them {champions} champion: {self.uri}/#/models"
+            yield f"model registry: {self.uri}/#/models (networks: {kept}, champions: {champions})"
 
     def _register(self, session: Session, one: Candidate) -> bool:
         """Keep a network, and make it the champion if none before it was as good; whether it is the champion."""

@@ -159,7 +159,7 @@ def test_a_version_is_the_trained_network_and_says_what_it_is(
     (one,) = swept.found
     registry = Registry(tracker.uri)
     lines = list(registry.register(swept.session, swept.found))
-    assert lines == [f"networks in the model registry: 1, of them 1 champion: {tracker.uri}/#/models"]
+    assert lines == [f"model registry: {tracker.uri}/#/models (networks: 1, champions: 1)"]
     assert list(registry.register(swept.session, swept.found)) == lines
     assert one.name == "convnet.digits.snip_grasp.0.9.samples64"
     tags = versions(tracker, one.name)["1"]
@@ -169,7 +169,7 @@ def test_a_version_is_the_trained_network_and_says_what_it_is(
     assert tags["cops.sweep_run"] == swept.session.run
 
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # MLflow looks for pickles itself, then
-    mlflow.set_tracking_uri(tracker.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
     loaded = mlflow.pytorch.load_model(f"models:/{one.name}@champion", dst_path=str(tmp_path))
     (name,) = (name for name in swept.runs if name.endswith("#1"))
     network = Trained.load(Path(swept.runs[name], "weights.safetensors")).build()
@@ -182,6 +182,7 @@ def test_a_version_is_the_trained_network_and_says_what_it_is(
     assert all(torch.equal(weights[layer] != 0, prunable(network)[layer] != 0) for layer in kept)
     assert all(bool((weights[layer][~places] == 0).all()) for layer, places in kept.items())
     about = mlflow.models.Model.load(tmp_path).metadata
+    assert about is not None
     assert about["mask"] == one.mask
     assert about["certificate"].keys() == {
         *("target_kept", "gap", "multiplier_grasp", "control_value_grasp", "control_slack_grasp")
@@ -218,7 +219,7 @@ def test_a_network_that_cannot_be_kept_is_told_of_and_the_others_are(tracker: Tr
     told, summary = Registry(tracker.uri).register(mixed.session, mixed.found)
     assert told.startswith("not in the model registry: tests.jobs.networks-branching.digits.snip_grasp.0.9.samples64: ")
     assert "\n" not in told
-    assert "networks in the model registry: 1, of them 1 champion" in summary
+    assert "(networks: 1, champions: 1)" in summary
     assert len(versions(tracker, "lenet300.digits.snip_grasp.0.9.samples64")) == 1
     assert not versions(tracker, mixed.found[0].name)
 
