@@ -5,9 +5,12 @@ metadata: whoever has MLflow and torch loads it in one line, without this packag
 """
 
 import hashlib
+import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +131,7 @@ def store(trained: Trained, folder: Path, about: dict[str, Any]) -> None:
     network, origin = trained.build(), trained.origin
     inputs = TensorSpec(np.dtype("float32"), (-1, *origin.shape))
     outputs = TensorSpec(np.dtype("float32"), (-1, origin.classes))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch.export, on what it makes of a model
+    with _quiet():
         mlflow.pytorch.save_model(
             network,
             folder,
@@ -140,6 +142,18 @@ def store(trained: Trained, folder: Path, about: dict[str, Any]) -> None:
             metadata=about | {"inputs": {"shape": list(origin.shape), "mean": origin.mean, "std": origin.std}},
         )
         _compare(network, mlflow.pytorch.load_model(str(folder)), origin.shape)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the pages that torch.export prints, logs and warns of when it cannot take a model."""
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable()
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 @torch.no_grad()

@@ -213,12 +213,15 @@ def test_the_champion_changes_only_for_a_better_one(swept: Swept, tracker: Track
     assert len(versions(tracker, first.name)) == 2
 
 
-def test_a_network_that_cannot_be_kept_is_told_of_and_the_others_are(tracker: Tracker) -> None:
+def test_a_network_that_cannot_be_kept_is_told_of_and_the_others_are(
+    tracker: Tracker, capfd: pytest.CaptureFixture[str]
+) -> None:
     models = ["tests.jobs.networks:branching", "lenet300"]
     mixed = sweep(tracker, name="mixed", workloads=[{"model": model, "data": "digits"} for model in models])
     told, summary = Registry(tracker.uri).register(mixed.session, mixed.found)
     assert told.startswith("not in the model registry: tests.jobs.networks-branching.digits.snip_grasp.0.9.samples64: ")
     assert "\n" not in told
+    assert capfd.readouterr() == ("", "")  # torch.export has much to say
     assert "(networks: 1, champions: 1)" in summary
     assert len(versions(tracker, "lenet300.digits.snip_grasp.0.9.samples64")) == 1
     assert not versions(tracker, mixed.found[0].name)
