@@ -1,9 +1,12 @@
 """A data set in memory: three parts that share no sample; and as plain arrays, which processes can share."""
 
+import hashlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,6 +80,16 @@ class Dataset:
                 name: tuple(map(torch.from_numpy, pair)) for name, pair in arrays.items() if name != "classes"
             }
         return cls(classes=arrays["classes"], **pairs)
+
+
+def digest(arrays: Mapping[str, Any]) -> str:
+    """SHA-256 of a data set as arrays: of every sample, label and statistic, with types and shapes."""
+    total = hashlib.sha256(str(arrays["classes"]).encode())
+    for name in sorted(arrays.keys() - {"classes"}):
+        for array in arrays[name]:
+            total.update(f"{name} {array.dtype} {array.shape}".encode())
+            total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return total.hexdigest()
 
 
 def digits() -> Dataset:

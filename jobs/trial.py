@@ -17,6 +17,7 @@ from cops.scores import Scores
 from jobs import checkpoints
 from jobs.data import Dataset, Samples
 from jobs.identity import key, mask_settings, trial_key
+from jobs.network import Origin, Trained
 from jobs.plan import Cell, ScoreTask, Trial
 from jobs.spec import Spec
 from jobs.train import Trainer, accuracy
@@ -43,12 +44,14 @@ class Result:
         curves: per epoch, by name.
         layer_density: fraction kept, by parameter name; empty for the dense network.
         mask: None for the dense network.
+        trained: the sparse network, of the first confirmation of a mask alone.
     """
 
     metrics: dict[str, float]
     curves: dict[str, list[float]]
     layer_density: dict[str, float]
     mask: Mask | None
+    trained: Trained | None = None
 
 
 def compute_score(spec: Spec, task: ScoreTask, data: Dataset | None = None) -> Scores:
@@ -119,7 +122,10 @@ def run(
     metrics["validation_accuracy"] = curves["validation_accuracy"][-1]
     if trial.kind != "search":
         metrics["test_accuracy"] = accuracy(model, dataset, dataset.test)
-    return Result(metrics, curves, mask.layer_density() if mask else {}, mask)
+    trained = None
+    if mask is not None and trial.kind == "confirmation" and trial.training_seed == 1:
+        trained = Trained.of(model, Origin.of(trial.cell.model, seed, dataset, trial_key(spec, trial)))
+    return Result(metrics, curves, mask.layer_density() if mask else {}, mask, trained)
 
 
 def finish(running: Generator[Epoch, None, Result]) -> Result:

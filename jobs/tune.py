@@ -111,7 +111,7 @@ def fit(
     spec = search.spec
     tasks, data = _needed(search)
     resources = {"num_cpus": spec.resources.cpu, "num_gpus": spec.resources.gpu}
-    datasets = {name: _load.options(num_cpus=spec.resources.cpu).remote(name) for name in data}
+    datasets = {name: _load.options(num_cpus=spec.resources.cpu).remote(name, session, tracker) for name in data}
     scores: dict[ScoreTask, Any] = {
         task: _score.options(**resources).remote(spec, task, settings.store_url, datasets[task.data]) for task in tasks
     }
@@ -264,9 +264,11 @@ class _Scheduler(FIFOScheduler):
 
 
 @ray.remote
-def _load(name: str) -> dict[str, Any]:
-    """A data set as arrays, decoded once; every process of a node reads the same memory."""
-    return load_data(name).to_arrays()
+def _load(name: str, session: Session, tracker: Tracker) -> dict[str, Any]:
+    """A data set as arrays, decoded once; every process of a node reads the same memory. MLflow is told of it."""
+    arrays = load_data(name).to_arrays()
+    tracker.log_data(session, name, arrays)
+    return arrays
 
 
 @ray.remote(num_returns=2)

@@ -13,8 +13,8 @@ ONLY_IN = {
     "mlflow": {"jobs/tracking/"},
     "ray": {"jobs/tune.py", "service/launcher.py"},
     "optuna": {"jobs/studies.py", "jobs/storage.py", "jobs/search.py"},
-    "boto3": {"jobs/tracking/artifacts.py"},
-    "botocore": {"jobs/tracking/artifacts.py"},
+    "boto3": {"jobs/tracking/s3.py"},
+    "botocore": {"jobs/tracking/s3.py"},
 }
 
 

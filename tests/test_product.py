@@ -1,5 +1,6 @@
 """The whole product, as a user drives it: a sweep, what MLflow keeps of it, the API, the mask, a browser."""
 
+import hashlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from http.client import HTTPResponse
+from importlib.metadata import version
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlencode
@@ -20,12 +22,14 @@ from urllib.request import urlopen
 
 import mlflow
 import pytest
+import torch
 import yaml
 from mlflow.entities import Run
 from playwright.sync_api import Page, sync_playwright
 
 from cops import Mask
 from cops.network import prunable
+from jobs.data import digest
 from jobs.workloads import build_model, load_data
 from tests.conftest import ROOT, SMOKE, Home, Swept, free_port, new_home, run_command
 
@@ -89,6 +93,52 @@ def test_mlflow_keeps_one_parent_and_every_trial(served: Swept) -> None:
     assert sum(bool(re.fullmatch(r"snip\|grasp @0\.9 a=\d\.\d\d( #1)?", name)) for name in names) == 3
     assert {"dense", "dense #1", "magnitude @0.9", "magnitude @0.9 #1"} <= set(names)
     assert len({run.data.tags["cops.trial"] for run in children}) == 7
+
+
+def test_every_run_says_where_it_comes_from(served: Swept) -> None:
+    for run in runs_of(served):
+        tags = run.data.tags
+        assert tags["cops.sweep_name"] == "smoke"
+        assert tags["mlflow.source.name"] == SMOKE.name
+        if (ROOT / ".git").exists():
+            commit = tags["mlflow.source.git.commit"]
+            kind = subprocess.run(
+                ["git", "cat-file", "-t", commit], cwd=ROOT, capture_output=True, text=True, check=True
+            )
+            assert kind.stdout.strip() == "commit"
+            assert tags["cops.code"].removesuffix("-dirty") == commit[:12]
+        if tags["cops.kind"] == "sweep":
+            assert tags["cops.version"] == version("cops-sweep")
+            assert tags["cops.sweep_file_sha256"] == hashlib.sha256(SMOKE.read_bytes()).hexdigest()
+            assert run.inputs is not None
+            (data,) = (given.dataset for given in run.inputs.dataset_inputs)
+            assert data.name == "digits"
+            profile = json.loads(data.profile or "{}")
+            assert profile["sha256"] == digest(load_data("digits").to_arrays())
+            assert profile["sha256"].startswith(data.digest)
+            sizes = {"train": 1077, "validation": 360, "test": 360, "num_rows": 1797}
+            assert sizes.items() | {"classes": 10}.items() <= {n: v for n, v in profile.items() if n != "shape"}.items()
+
+
+def test_the_champion_is_loaded_in_one_line(served: Swept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network of the winner's first confirmation, with the accuracy that its run has; nothing is unpickled."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{served.home.mlflow_port}")
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+    network = mlflow.pytorch.load_model("models:/convnet.digits.snip_grasp.0.9@champion")
+
+    champion = mlflow.MlflowClient().get_model_version_by_alias("convnet.digits.snip_grasp.0.9", "champion")
+    run = mlflow.get_run(champion.run_id or "")
+    data = load_data("digits")
+    with torch.no_grad():
+        right = (network(data.test[0]).argmax(1) == data.test[1]).double().mean().item()
+    assert right == run.data.metrics["test_accuracy"] == float(champion.tags["test_accuracy"])
+    assert run.data.tags["cops.mask"] == champion.tags["cops.mask"]
+    assert run.data.params["training_seed"] == "1"
+    weights = dict(network.named_parameters())
+    removed = sum(int((weights[name] == 0).sum()) for name in prunable(build_model("convnet", data, seed=0)))
+    total = sum(weights[name].numel() for name in prunable(build_model("convnet", data, seed=0)))
+    assert total - removed == run.data.metrics["kept"]
 
 
 def test_test_accuracy_is_measured_for_confirmations_alone(served: Swept) -> None:
@@ -181,6 +231,7 @@ def page() -> Iterator[Page]:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*quiet, "--disable-sync", "--no-first-run"])
         page = browser.new_page(viewport={"width": 1500, "height": 950})
         page.add_init_script("localStorage.setItem('mlflow.workflowType_v1', '\"machine_learning\"')")
+        page.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
         yield page
         browser.close()
 
@@ -196,6 +247,42 @@ def test_a_person_finds_the_sweep_in_the_browser(served: Swept, page: Page) -> N
     page.get_by_role("heading", name=child.info.run_name).wait_for(timeout=60_000)
     page.get_by_text("validation_accuracy", exact=True).first.wait_for(timeout=60_000)
     page.get_by_role("link", name="smoke").wait_for(timeout=60_000)
+
+
+def test_trials_are_nested_in_their_sweep(served: Swept, page: Page) -> None:
+    parent = next(run for run in runs_of(served) if run.data.tags["cops.kind"] == "sweep").info
+    page.goto(f"http://127.0.0.1:{served.home.mlflow_port}/#/experiments/{parent.experiment_id}/runs")
+    sweep = page.get_by_role("row").filter(has=page.get_by_role("link", name="smoke", exact=True))
+    for text in ("smoke.yaml", "digits ("):  # source and data set, in columns that scroll apart from the name's
+        page.get_by_text(text).first.wait_for(timeout=60_000)
+    trial = page.get_by_role("link", name="magnitude @0.9 #1")
+    assert trial.count() == 0
+    sweep.get_by_role("button").first.click()
+    trial.wait_for(timeout=60_000)
+
+
+def test_a_runs_curves_are_drawn(served: Swept, page: Page) -> None:
+    run = next(run for run in runs_of(served) if (run.info.run_name or "").endswith("#1")).info
+    here = f"http://127.0.0.1:{served.home.mlflow_port}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    page.goto(f"{here}/model-metrics")
+    for name in ("epoch_training_loss", "epoch_validation_accuracy"):
+        page.get_by_text(name, exact=True).first.wait_for(timeout=60_000)
+    page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for(timeout=60_000)
+
+
+def test_the_registered_model_has_a_page(served: Swept, page: Page) -> None:
+    name = "convnet.digits.snip_grasp.0.9"
+    models = f"http://127.0.0.1:{served.home.mlflow_port}/#/models"
+    page.goto(f"{models}/{name}")
+    page.get_by_role("heading", name=name).wait_for(timeout=60_000)
+    page.get_by_text(f'mlflow.pytorch.load_model("models:/{name}@champion")').wait_for(timeout=60_000)
+    page.get_by_role("link", name="Version 1").wait_for(timeout=60_000)
+    page.goto(f"{models}/{name}/versions/1")
+    page.get_by_text("@ champion").wait_for(timeout=60_000)
+    best = next(run for run in runs_of(served) if re.fullmatch(r"snip\|grasp .* #1", run.info.run_name or ""))
+    page.get_by_role("link", name=best.info.run_name).wait_for(timeout=60_000)
+    page.get_by_text(best.data.tags["cops.mask"]).wait_for(timeout=60_000)
+    page.get_by_text(best.data.tags["cops.weights_sha256"]).wait_for(timeout=60_000)
 
 
 def test_mlflow_shows_the_report_inline(served: Swept, page: Page) -> None:
@@ -347,6 +434,8 @@ def test_what_has_run_is_not_run_again(served: Swept, tmp_path: Path) -> None:
     assert again.stdout.endswith(table)
     assert "known already: 7 trials" in again.stdout
     assert ended(served.home) == before
+    registry = mlflow.MlflowClient(f"http://127.0.0.1:{served.home.mlflow_port}")
+    assert [str(one.version) for one in registry.search_model_versions()] == ["1"]
 
     tree = yaml.safe_load(SMOKE.read_text()) | {"name": "larger", "search": {"trials": 3}}
     (tmp_path / "larger.yaml").write_text(yaml.safe_dump(tree))

@@ -12,7 +12,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "10")
 
 from mlflow.exceptions import MlflowException as TrackingError
 
-from jobs.tracking.artifacts import DamagedFileError, StoreError
 from jobs.tracking.artifacts import check as check_store
 from jobs.tracking.entities import (
     LAYERS_FILE,
@@ -20,9 +19,11 @@ from jobs.tracking.entities import (
     MASK_FILE,
     SWEEP_FILE,
     WEIGHTS_FILE,
+    DamagedFileError,
     Record,
     RunStatus,
     Session,
+    StoreError,
     SupersededError,
     SweepRun,
     TrialRun,

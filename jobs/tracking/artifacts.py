@@ -4,7 +4,6 @@ A file is there whole or not at all: an S3 server takes it only with the right c
 last. A store that is away is waited for.
 """
 
-import base64
 import hashlib
 import json
 import os
@@ -12,11 +11,8 @@ import secrets
 import shutil
 import tempfile
 from contextlib import suppress
-from functools import cache
-from mimetypes import guess_type
 from pathlib import Path
-from typing import Any
-from urllib.parse import ParseResult, urlparse
+from urllib.parse import urlparse
 
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -24,19 +20,10 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 
 from cops import Mask
+from jobs.network import Trained
 from jobs.patience import patiently
-from jobs.tracking.entities import LAYERS_FILE, MASK_FILE
-
-BUSY = (408, 429)  # HTTP statuses that pass, as do all from 500 on
-STARTING = ("NoSuchBucket", "InvalidAccessKeyId")  # said by a server that has not read its own state yet
-
-
-class StoreError(Exception):
-    """Files cannot be kept."""
-
-
-class DamagedFileError(Exception):
-    """A file is not what was stored."""
+from jobs.tracking import s3
+from jobs.tracking.entities import LAYERS_FILE, MASK_FILE, WEIGHTS_FILE, DamagedFileError, StoreError
 
 
 def save_mask(where: str, mask: Mask, layer_density: dict[str, float]) -> str:
@@ -53,6 +40,15 @@ def save_mask(where: str, mask: Mask, layer_density: dict[str, float]) -> str:
         return sha256(path)
 
 
+def save_weights(where: str, trained: Trained) -> str:
+    """Keep a trained network among the files of a run, which are at `where`; the file's SHA-256."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, WEIGHTS_FILE)
+        trained.save(file)
+        upload(where, Path(folder))
+        return sha256(file)
+
+
 def upload(where: str, folder: Path) -> None:
     """Keep all files of a folder among those of a run, which are at `where`; waits for a store that is away.
 
@@ -67,7 +63,7 @@ def upload(where: str, folder: Path) -> None:
     elif isinstance(store, S3ArtifactRepository):
         url = urlparse(where)
         for path in files:
-            _put(path, url.netloc, f"{url.path.strip('/')}/{path.relative_to(folder).as_posix()}")
+            s3.put(path, sha256(path), url.netloc, f"{url.path.strip('/')}/{path.relative_to(folder).as_posix()}")
     else:
         _other(store, folder)
 
@@ -90,25 +86,8 @@ def check(where: str) -> None:
             with suppress(OSError):
                 Path(folder, name).unlink(missing_ok=True)
     elif isinstance(store, S3ArtifactRepository):
-        _check_bucket(urlparse(where), name)
-
-
-def _check_bucket(url: ParseResult, name: str) -> None:
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ImportError:
-        raise StoreError("boto3 is not installed: pip install 'cops-sweep[s3]'") from None
-    place = {"Bucket": url.netloc, "Key": f"{url.path.strip('/')}/{name}"}
-    try:
-        _s3().head_bucket(Bucket=url.netloc)  # some servers make a bucket of any name that is written to
-        _s3().put_object(**place, Body=b"cops")
-        _s3().delete_object(**place)
-    except ClientError as error:
-        code = {"404": "there is no such bucket", "403": "the keys are refused"}
-        said = error.response["Error"]["Code"]
-        raise StoreError(f"bucket '{url.netloc}': {code.get(said, said)}") from None
-    except BotoCoreError as error:
-        raise StoreError(str(error)) from None
+        url = urlparse(where)
+        s3.check(url.netloc, f"{url.path.strip('/')}/{name}")
 
 
 def download(where: str, name: str, folder: Path, digest: str | None = None) -> Path:
@@ -136,9 +115,7 @@ def presigned(where: str, name: str, seconds: int) -> str | None:
     url = urlparse(where)
     if url.scheme != "s3":
         return None
-    place = {"Bucket": url.netloc, "Key": f"{url.path.strip('/')}/{name}"}
-    signed: str = _s3().generate_presigned_url("get_object", place, ExpiresIn=seconds)
-    return signed
+    return s3.presigned(url.netloc, f"{url.path.strip('/')}/{name}", seconds)
 
 
 def sha256(path: Path) -> str:
@@ -163,39 +140,6 @@ def _copy(path: Path, to: Path) -> None:
         part.replace(to)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _passing(error: BaseException) -> bool:
-    """Whether an S3 server that is away, starting or busy explains an error."""
-    from botocore.exceptions import ClientError, HTTPClientError
-
-    if isinstance(error, ClientError):
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        return status >= 500 or status in BUSY or error.response["Error"]["Code"] in STARTING
-    return isinstance(error, (HTTPClientError, DamagedFileError))
-
-
-@patiently(_passing)
-def _put(path: Path, bucket: str, key: str) -> None:
-    """Store an object: the server refuses it unless the checksum is right, and says the checksum of what it stored."""
-    digest = base64.b64encode(bytes.fromhex(sha256(path))).decode()
-    extra = S3ArtifactRepository.get_s3_file_upload_extra_args() or {}  # type: ignore[no-untyped-call]
-    if kind := guess_type(path.name)[0]:
-        extra = {"ContentType": kind} | extra
-    with path.open("rb") as file:
-        answer = _s3().put_object(Bucket=bucket, Key=key, Body=file, ChecksumSHA256=digest, **extra)
-    if answer.get("ChecksumSHA256") != digest:
-        raise DamagedFileError(f"the S3 server did not confirm the checksum of s3://{bucket}/{key}")
-
-
-@cache
-def _s3() -> Any:
-    """A client of the S3 server that MLflow uses; whoever calls it tries again."""
-    import boto3
-    from botocore.config import Config
-
-    patience = Config(connect_timeout=5, read_timeout=60, retries={"total_max_attempts": 1})
-    return boto3.Session().client("s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL"), config=patience)
 
 
 @patiently(lambda error: isinstance(error, OSError))

@@ -1,6 +1,7 @@
 """What a sweep leaves in MLflow: the tags and files by which it is found again, and what is read from them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jobs.plan import Kind
@@ -8,11 +9,11 @@ from jobs.plan import Kind
 PARENT = "mlflow.parentRunId"  # the tag by which MLflow's UI nests runs
 TRIAL, STUDY, SWEEP = "cops.trial", "cops.study", "cops.sweep"  # content keys
 MASK, RECIPE, KIND = "cops.mask", "cops.recipe", "cops.kind"
-MASK_SHA256 = "cops.mask_sha256"  # of the whole file
 SESSION, CONTROL, SPENT, STOPPED = "cops.session", "cops.control", "cops.spent", "cops.stopped"
 PROGRESS = "cops.progress"
 MASK_SHA256, WEIGHTS_SHA256 = "cops.mask_sha256", "cops.weights_sha256"  # of whole files
 ERROR = "cops.error"
+SWEEP_NAME, FILE_SHA256, VERSION, CODE = "cops.sweep_name", "cops.sweep_file_sha256", "cops.version", "cops.code"
 ALPHA, WEIGHT = "alpha_", "weight_"  # prefixes of params
 MASK_FILE = "mask.cops"
 LAYERS_FILE = "layers.json"
@@ -21,6 +22,14 @@ SWEEP_FILE = "sweep.yaml"
 LOG_FILE = "sweep.log"
 TAG_CHARACTERS = 8000  # that a tag's value may have
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class StoreError(Exception):
+    """Files cannot be kept."""
+
+
+class DamagedFileError(Exception):
+    """A file is not what was stored."""
 
 
 class SupersededError(Exception):
@@ -61,6 +70,7 @@ class Session:
         id: of this session.
         resumed: whether an earlier session had the sweep.
         spent: what the earlier ones used up.
+        tags: what each of its trials is found by, beside what is its own.
     """
 
     run: str
@@ -68,6 +78,7 @@ class Session:
     id: str
     resumed: bool
     spent: dict[str, float]
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import math
 import secrets
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from jobs.errors import UserError
 from jobs.identity import mask_key, recipe_key, study_key, sweep_key, trial_key
 from jobs.known import Known
 from jobs.plan import Trial
+from jobs.provenance import Provenance
 from jobs.spec import Spec
-from jobs.tracking.artifacts import save_mask, upload
+from jobs.tracking.artifacts import save_mask, save_weights, upload
 from jobs.tracking.entities import (
     ALPHA,
     CONTROL,
@@ -42,11 +44,13 @@ from jobs.tracking.entities import (
     TAG_CHARACTERS,
     TRIAL,
     WEIGHT,
+    WEIGHTS_SHA256,
     RunStatus,
     Session,
     SupersededError,
     TrialRun,
 )
+from jobs.tracking.origin import data_input, origin_tags
 from jobs.tracking.runs import known
 from jobs.tracking.sweeps import Sweeps
 from jobs.trial import Epoch, Result
@@ -63,14 +67,15 @@ class Tracker(Sweeps):
         super().__init__(uri)
         self._ours_until = -math.inf  # on the monotonic clock: no need to ask whose the sweep is before
 
-    def start_sweep(self, spec: Spec) -> Session:
-        """Take up the sweep's parent run, or create it, and the experiment if there is none.
+    def start_sweep(self, spec: Spec, origin: Provenance | None = None) -> Session:
+        """Take up the sweep's parent run, or create it, and the experiment if there is none; say where it comes from.
 
         Raises:
             UserError: the server does not answer or refuses.
         """
         key, id_ = sweep_key(spec), secrets.token_hex(8)
-        tags = {KIND: "sweep", SWEEP: key, SESSION: id_, CONTROL: ""}
+        ours, each = origin_tags(spec, origin)
+        tags = {KIND: "sweep", SWEEP: key, SESSION: id_, CONTROL: "", **ours}
         try:
             found = self._client.get_experiment_by_name(spec.experiment)
             experiment = found.experiment_id if found else self._client.create_experiment(spec.experiment)
@@ -78,7 +83,7 @@ class Tracker(Sweeps):
             if earlier is None:
                 created = self._client.create_run(experiment, run_name=spec.name, tags=tags).info
                 _keep_file(created.artifact_uri, spec)
-                return Session(created.run_id, experiment, id_, resumed=False, spent={})
+                return Session(created.run_id, experiment, id_, resumed=False, spent={}, tags=each)
             run = earlier.info.run_id
             _keep_file(earlier.info.artifact_uri, spec)  # its first driver may have been killed before
             self._client.log_batch(run, tags=[RunTag(*item) for item in tags.items()])
@@ -89,7 +94,7 @@ class Tracker(Sweeps):
         except MlflowException as error:
             raise UserError(f"MLflow at {self.uri} cannot be used: {error.message}") from None
         spent = json.loads(earlier.data.tags.get(SPENT, "{}"))
-        return Session(run, experiment, id_, resumed=True, spent=spent)
+        return Session(run, experiment, id_, resumed=True, spent=spent, tags=each)
 
     def end_sweep(self, session: Session, status: RunStatus, progress: dict[str, Any] | None = None) -> None:
         """End the parent run, and whatever child a lost worker left running, unless another session has the sweep.
@@ -122,6 +127,7 @@ class Tracker(Sweeps):
             TRIAL: trial_key(spec, trial),
             STUDY: study_key(spec, trial.cell),
             RECIPE: recipe_key(spec),
+            **session.tags,
         }
         run = self._client.create_run(session.experiment, tags=tags, run_name=trial.name)
         return TrialRun(run.info.run_id, run.info.artifact_uri)
@@ -145,6 +151,8 @@ class Tracker(Sweeps):
             if trial.kind == "search":
                 digest = save_mask(run.artifacts, result.mask, result.layer_density)
                 tags.append(RunTag(MASK_SHA256, digest))
+            if result.trained is not None:
+                tags.append(RunTag(WEIGHTS_SHA256, save_weights(run.artifacts, result.trained)))
             tags.append(RunTag(MASK, mask_key(spec, trial)))
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, 0) for name, value in result.metrics.items()]
@@ -171,6 +179,11 @@ class Tracker(Sweeps):
     def log_folder(self, session: Session, folder: Path) -> None:
         """Keep all files of a folder with the sweep's run."""
         upload(self._client.get_run(session.run).info.artifact_uri, folder)
+
+    def log_data(self, session: Session, name: str, arrays: Mapping[str, Any]) -> None:
+        """Record what data a sweep reads, as `Dataset.to_arrays` gives them; no sweep fails for want of it."""
+        with suppress(MlflowException):
+            self._client.log_inputs(session.run, [data_input(name, arrays)])
 
     def look_up(self, session: Session, key: str) -> tuple[Known | None, bool]:
         """How a trial whose worker was lost ended after all, if it did, and whether it had been started.

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,9 @@ class Files(Tracker):
         return Wish(SESSION.id, "")
 
     def set_spent(self, sweep: str, spent: dict[str, float]) -> None:
+        pass
+
+    def log_data(self, session: Session, name: str, arrays: Mapping[str, Any]) -> None:
         pass
 
 

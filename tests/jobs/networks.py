@@ -29,3 +29,20 @@ def exploding(classes: int) -> nn.Module:
         for weight in model.parameters():
             weight.mul_(1e25)
     return model
+
+
+class _Branching(nn.Module):
+    def __init__(self, classes: int, *, on_size: bool) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, classes)
+        self.on_size = on_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(x.flatten(1))
+        other = len(x) == 2 if self.on_size else bool(x.sum() > 0)
+        return 2 * logits if other else logits
+
+
+def branching(classes: int, on_size: bool = False) -> nn.Module:
+    """A network that looks at the numbers, or at the size of its batch, which no traced graph can follow."""
+    return _Branching(classes, on_size=on_size)

@@ -16,7 +16,7 @@ import pytest
 from jobs.errors import UserError
 from jobs.preflight import preflight
 from jobs.settings import Settings
-from jobs.tracking import Runs, artifacts
+from jobs.tracking import DamagedFileError, Runs, artifacts, s3
 from service.stack import secret
 from service.stack.settings import BUCKET
 from tests.conftest import SMOKE, free_port
@@ -26,9 +26,9 @@ from tests.service.conftest import Stack
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
     """The keys are read when the client is made."""
-    artifacts._s3.cache_clear()
+    s3._client.cache_clear()
     yield
-    artifacts._s3.cache_clear()
+    s3._client.cache_clear()
 
 
 def refusal() -> str:
@@ -168,5 +168,5 @@ def test_a_damaged_mask_is_told(tmp_path: Path) -> None:
     assert artifacts.download(where.as_uri(), "mask.cops", tmp_path / "got", digest).read_bytes() == b"mask"
     assert [path.name for path in where.iterdir()] == ["mask.cops"]
     (where / "mask.cops").write_bytes(b"mast")
-    with pytest.raises(artifacts.DamagedFileError, match=r"mask\.cops is damaged"):
+    with pytest.raises(DamagedFileError, match=r"mask\.cops is damaged"):
         artifacts.download(where.as_uri(), "mask.cops", tmp_path / "got", digest)

@@ -6,12 +6,16 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import boto3
+import mlflow
 import psutil
 import psycopg2
 import pytest
+import torch
+from mlflow import MlflowClient
 
 from cops import Mask
 from service.stack import postgres, secret
@@ -91,6 +95,16 @@ def test_a_job_finds_everything_by_itself(swept: Stack, tmp_path: Path) -> None:
         cursor = studies.cursor()
         cursor.execute("SELECT count(*) FROM trials")
         assert cursor.fetchall()[0][0] > 0
+
+
+def test_a_jobs_champion_is_loaded_from_s3(swept: Stack) -> None:
+    network = mlflow.pytorch.load_model("models:/convnet.digits.snip_grasp.0.9@champion")
+    with torch.no_grad():
+        assert network(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+    champion = MlflowClient().get_model_version_by_alias("convnet.digits.snip_grasp.0.9", "champion")
+    assert champion.source is not None
+    assert champion.source.startswith(f"s3://{BUCKET}/")
+    assert {run.data.tags["cops.code"] for run in swept.runs()} == {version("cops-sweep")}  # a job's package has no git
 
 
 @pytest.mark.parametrize("names", [["postgres"], ["s3"], ["mlflow", "ray", "api"]])
