@@ -49,6 +49,9 @@ class MaskSummary:
     test_accuracy: float | None
     sweeps: list[str]
     file_run: str
+    layout: str = "unstructured"
+    file_sha256: str | None = None
+    weights_sha256: str | None = None
 
 
 def summarise(records: Iterable[Record]) -> list[MaskSummary]:

@@ -1,0 +1,1 @@
+"""The commands of `cops`, one group a file."""
