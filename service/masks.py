@@ -49,9 +49,6 @@ class MaskSummary:
     test_accuracy: float | None
     sweeps: list[str]
     file_run: str
-    layout: str = "unstructured"
-    file_sha256: str | None = None
-    weights_sha256: str | None = None
 
 
 def summarise(records: Iterable[Record]) -> list[MaskSummary]:
