@@ -4,6 +4,9 @@ import argparse
 import os
 import sys
 import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -37,9 +40,10 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
     if not os.environ.get("RAY_ADDRESS"):  # a cluster's workers may have more than this process sees
         _fits_here(spec)
     console = Console()
+    console.record = not console.is_terminal  # a job's log goes with its cluster: it is kept with the sweep, too
     console.print(f"sweep '{spec.name}': starting MLflow and Ray")
     # Imported only now: they take seconds, and a mistake in the sweep file should be told at once.
-    from jobs import control, progress, report, tracking, tune
+    from jobs import control, progress, tracking, tune
     from jobs.search import Search
     from jobs.storage import Studies
 
@@ -48,41 +52,39 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
         studies, tracker = Studies(settings.studies_url), tracking.Tracker(uri)
         session = tracker.start_sweep(spec)
         console.print(f"runs and masks: {tracker.page(session)}", soft_wrap=True)
-        status: tracking.RunStatus = "FAILED"
-        try:
-            search = Search(spec, tracker.known(spec), studies)
-            if search.reused:
-                console.print(f"known already: {search.reused} trials")
+        with _kept(console, tracker, session):
+            status: tracking.RunStatus = "FAILED"
+            last = None
             try:
-                with progress.shown(console) as show:
-                    computed = tune.fit(search, session, settings, tracker, show)
-                console.print(f"score vectors computed: {computed}")
-            except KeyboardInterrupt:  # which Ray makes of a CancelledError where it waits
-                search.close("cancelled", "KILLED")
-            if not search.finished:  # as Ray Tune returns on Ctrl-C
-                search.close("interrupted", "KILLED")
-            if search.status != "KILLED":
-                _keep_report(search, tracker, session)
-                console.print(f"report: {tracker.page(session)}/artifacts/report.html", soft_wrap=True)
-            status = search.status
-        finally:
-            tune.disconnect()  # ends what still runs, before MLflow is told that it has ended
-            studies.close()
-            tracker.end_sweep(session, status)
+                search = Search(spec, tracker.known(spec), studies)
+                if search.reused:
+                    console.print(f"known already: {search.reused} trials")
+                try:
+                    with progress.shown(console) as show:
+                        computed = tune.fit(search, session, settings, tracker, show)
+                    console.print(f"score vectors computed: {computed}")
+                except KeyboardInterrupt:  # which Ray makes of a CancelledError where it waits
+                    search.close("cancelled", "KILLED")
+                if not search.finished:  # as Ray Tune returns on Ctrl-C
+                    search.close("interrupted", "KILLED")
+                if search.status != "KILLED":
+                    _keep_report(search, tracker, session)
+                    console.print(f"report: {tracker.page(session)}/artifacts/report.html", soft_wrap=True)
+                status, last = search.status, progress.summary(search)
+            finally:
+                tune.disconnect()  # ends what still runs, before MLflow is told that it has ended
+                studies.close()
+                tracker.end_sweep(session, status, last)
+            _tell(console, search)
 
-    found = report.standings(search)
-    for table in report.tables(found) + report.fronts(search):
-        console.print(table)
-    console.print(report.legend(found), soft_wrap=True)
-    for line in report.failures(search):
-        console.print(line, soft_wrap=True, markup=False)
     console.print(_next_steps(spec, settings), soft_wrap=True)
     if search.closed:
         console.print(f"{search.closed}: {len(search.outcomes)} of {search.planned} trials have ended")
     if search.status == "KILLED":
         console.print("the same command goes on from here")
         return 130
-    return 0 if len(found) == len(search.cells) and search.status == "FINISHED" else 1
+    every = all(cell.winner is not None for cell in search.cells.values())
+    return 0 if every and search.status == "FINISHED" else 1
 
 
 def _fits_here(spec: Spec) -> None:
@@ -92,6 +94,37 @@ def _fits_here(spec: Spec) -> None:
             f"resources.cpu = {spec.resources.cpu:g}: this machine has {os.cpu_count()}; ask for less, or submit the "
             "sweep to a cluster with `ray job submit`"
         )
+
+
+def _tell(console: Console, search: "Search") -> None:
+    """Print what a sweep found, and what failed."""
+    from jobs import initialisations, report
+
+    found = report.standings(search)
+    for table in report.tables(found) + report.fronts(search) + initialisations.tables(found):
+        console.print(table)
+    console.print(report.legend(found), soft_wrap=True)
+    for line in report.failures(search):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def _kept(console: Console, tracker: "Tracker", session: "Session") -> Iterator[None]:
+    """Keep what was recorded of a console with the sweep's run, however this ends."""
+    from jobs.tracking import LOG_FILE
+
+    failure = ""
+    try:
+        yield
+    except Exception:
+        failure = traceback.format_exc()
+        raise
+    finally:
+        # Where the server or the store does not answer, or another process has the sweep, there is nothing to keep.
+        with suppress(Exception), tempfile.TemporaryDirectory() as folder:
+            if console.record and tracker.wish(session.run).session == session.id:
+                Path(folder, LOG_FILE).write_text(console.export_text() + failure, encoding="utf-8")
+                tracker.log_folder(session, Path(folder))
 
 
 def _keep_report(search: "Search", tracker: "Tracker", session: "Session") -> None:

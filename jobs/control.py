@@ -5,22 +5,23 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Self
+from typing import Any, Self
 
 from jobs.limits import Limits
+from jobs.progress import summary
 from jobs.search import Search
-from jobs.tracking import Session, Tracker
+from jobs.tracking import Session, Sweeps, Tracker
 
 POLL_SECONDS = 3.0
 STOP, CANCEL = "stop", "cancel"
 
 
-def stop(tracker: Tracker, sweep: str) -> None:
+def stop(tracker: Sweeps, sweep: str) -> None:
     """Let the running trials of a sweep end, and start no more; `sweep` is its MLflow run."""
     tracker.set_control(sweep, STOP)
 
 
-def cancel(tracker: Tracker, sweep: str) -> None:
+def cancel(tracker: Sweeps, sweep: str) -> None:
     """End a sweep and its running trials. Either way `python -m jobs` with the same file resumes it."""
     tracker.set_control(sweep, CANCEL)
 
@@ -44,19 +45,21 @@ def cancellable() -> Iterator[None]:
 
 
 class Watch(threading.Thread):
-    """Listens, while the main thread runs a sweep, for what is wanted of it, and notes what it has used up."""
+    """Listens, while the main thread runs a sweep, for what is wanted of it, and notes how far it is."""
 
     def __init__(self, limits: Limits, search: Search, session: Session, tracker: Tracker) -> None:
         super().__init__(name="watch", daemon=True)
         self._limits, self._search, self._session, self._tracker = limits, search, session, tracker
         self._over = threading.Event()
+        self._progress: dict[str, Any] = summary(search, limits)
 
     def run(self) -> None:
         """Listen until `__exit__`."""
         while not self._over.wait(POLL_SECONDS):
             try:
                 wish = self._tracker.wish(self._session.run)
-                self._tracker.set_spent(self._session.run, self._limits.spent(self._search))
+                if wish.session == self._session.id:
+                    self._note()
             except Exception:  # noqa: S112  # the server may be back the next time
                 continue
             if wish.session != self._session.id:
@@ -76,4 +79,10 @@ class Watch(threading.Thread):
         self._over.set()
         self.join()
         with suppress(Exception):  # a server that does not answer is told of elsewhere
-            self._tracker.set_spent(self._session.run, self._limits.spent(self._search))
+            if self._tracker.wish(self._session.run).session == self._session.id:
+                self._note()
+
+    def _note(self) -> None:
+        with suppress(RuntimeError):  # the main thread has just added to what is counted: the last count will do
+            self._progress = summary(self._search, self._limits)
+        self._tracker.note(self._session, self._progress, self._limits.spent(self._search))

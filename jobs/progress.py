@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -61,9 +62,9 @@ def state(search: Search, limits: Limits) -> str:
     counts = search.counts()
     parts = [f"{number} {name}" for name, number in counts.items() if number or name == "running"]
     parts.append(f"use {100 * limits.use:.0f}%")
-    left = counts["running"] + counts["waiting"]
-    if left and limits.trial_seconds is not None:
-        parts.append(f"ETA {_duration(left * limits.trial_seconds / limits.workers)}")
+    eta = _eta(counts, limits)
+    if eta is not None:
+        parts.append(f"ETA {_duration(eta)}")
     best = best_masks(standings(search))
     if best:
         figures = (
@@ -72,6 +73,39 @@ def state(search: Search, limits: Limits) -> str:
         )
         parts.append("best " + ", ".join(figures))
     return " · ".join(parts)
+
+
+def summary(search: Search, limits: Limits | None = None) -> dict[str, Any]:
+    """Where a search stands, as plain values: counts by state, the best of each cell, seconds to go, why it was closed.
+
+    The best COPS mask of each sparsity comes first: of a large sweep, only the first cells are kept with its run.
+    """
+    found, counts = standings(search), search.counts()
+    first = [id(one) for one in best_masks(found).values()]
+    return {
+        "counts": counts,
+        "planned": search.planned,
+        "cells": len(search.cells),
+        "eta_seconds": None if limits is None else _eta(counts, limits),
+        "closed": search.closed,
+        "best": [
+            {
+                "name": one.cell.name,
+                "model": one.cell.model,
+                "data": one.cell.data,
+                "sparsity": one.cell.sparsity,
+                "validation_accuracy": one.validation,
+                "confirmed": one.confirmed,
+            }
+            for one in sorted(found, key=lambda one: id(one) not in first)
+        ],
+    }
+
+
+def _eta(counts: dict[str, int], limits: Limits) -> float | None:
+    """Seconds to go; None if nobody knows."""
+    left = counts["running"] + counts["waiting"]
+    return left * limits.trial_seconds / limits.workers if left and limits.trial_seconds is not None else None
 
 
 def _duration(seconds: float) -> str:

@@ -39,6 +39,10 @@ class Settings(BaseSettings):
         None, description="where score vectors are kept, e.g. s3://bucket/scores; without it a folder in `home`"
     )
 
+    catalog: Annotated[Path, AfterValidator(_absolute)] | None = Field(
+        None, description="file of the API's catalog of masks; without it one in `home`"
+    )
+
     @property
     def studies_url(self) -> str:
         """SQLAlchemy URL of the Optuna studies."""
@@ -48,6 +52,11 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """Folder or object store of the score vectors, as a URL."""
         return self.store or (self.home / "store").as_uri()
+
+    @property
+    def catalog_file(self) -> Path:
+        """SQLite file of the catalog of masks."""
+        return self.catalog or self.home / "catalog.db"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

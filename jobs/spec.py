@@ -1,5 +1,6 @@
 """The sweep file: typed and validated before any work starts."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -38,10 +39,9 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    names = [str(value) for value in values]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"{twice[0]} is named twice: name it once")
+    for name, count in Counter(map(str, values)).items():
+        if count > 1:
+            raise ValueError(f"{name} is named twice: name it once")
     return values
 
 
@@ -71,9 +71,10 @@ class _Loader(yaml.SafeLoader):
     """YAML without duplicate keys, of which plain YAML silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        # Anything may stand for a key; what is no plain value is refused below.
+        keys = Counter(key.value for key, _ in node.value if isinstance(key.value, str))
+        for key, count in keys.items():
+            if count > 1:
                 raise ValueError(f"key {key!r} stands twice in one place: keep one")
         return super().construct_mapping(node, deep)
 
@@ -337,13 +338,31 @@ class Spec(Section):
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"sweep file '{path}' cannot be read: {error}") from None
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Self:
+        """Read the text of a sweep file, which is at `where`.
+
+        Raises:
+            UserError: as `load`.
+        """
         try:
             tree = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+            raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+        return cls.of(tree, where)
+
+    @classmethod
+    def of(cls, tree: object, where: str) -> Self:
+        """A sweep from plain values, found at `where`.
+
+        Raises:
+            UserError: as `load`.
+        """
         if not isinstance(tree, dict):
-            raise UserError(f"{path} must hold keys and values (name: ..., grid: ...), but holds {tree!r}")
+            raise UserError(f"{where} must hold keys and values (name: ..., grid: ...), but holds {tree!r}")
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            raise UserError(f"{path}: {one_line(error, cls)}") from None
+            raise UserError(f"{where}: {one_line(error, cls)}") from None

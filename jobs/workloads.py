@@ -207,7 +207,7 @@ def _parsed(text: str) -> dict[str, Any]:
             raise ValueError("not name(option=value, ...)")
         values = {str(keyword.arg): ast.get_source_segment(call, keyword.value) for keyword in node.keywords}
         return {"name": name, "options": {key: json.loads(value or "") for key, value in values.items()}}
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # Python's own limits of nesting
         raise ValueError(f"should be a name, or name(option=value, ...) with values as in JSON: {error}") from None
 
 

@@ -8,11 +8,13 @@ import typer
 
 from jobs.errors import UserError
 from jobs.settings import Settings
+from service import catalog_cli
 
 if TYPE_CHECKING:
     from service.stack.settings import StackSettings
 
 app = typer.Typer(help="COPS: sweeps that find the best mask of a network.", no_args_is_help=True)
+app.add_typer(catalog_cli.app, name="catalog")
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import isfinite
 from statistics import mean, stdev
 from typing import Literal
 
@@ -26,10 +27,20 @@ class MaskSummary:
         recipe: content key of the training recipe.
         confirmations: distinct runs with fresh training seeds. The accuracies are means over them or, where there
             are none, those of the search run, which is biased upward for having been picked.
+        layout: of the mask, e.g. unstructured, filter or 2:4.
+        rounds: in which it was pruned.
         validation_error: standard error of `validation_accuracy`; null for a single run.
         test_accuracy: null without confirmations; never used to choose unless it is asked for.
         sweeps: MLflow runs of the sweeps that trained it.
+        flops_share: floating-point operations left, of those of the dense network; this and what follows is null where
+            it is not known.
+        dead_share: kept weights on no path from input to output, of all kept.
+        emptied_layers: layers without a kept weight.
+        gradient_norm_ratio: mean gradient of the kept weights before training, over that of the dense network.
         file_run: MLflow run that holds the mask's file.
+        file_sha256: of that file.
+        weights_run: MLflow run that holds the trained sparse network.
+        weights_sha256: of that file.
     """
 
     id: str
@@ -42,28 +53,30 @@ class MaskSummary:
     sparsity: float
     removed: float
     seed: int
+    layout: str
+    rounds: int
     recipe: str
     confirmations: int
     validation_accuracy: float
     validation_error: float | None
     test_accuracy: float | None
+    flops_share: float | None
+    dead_share: float | None
+    emptied_layers: int | None
+    gradient_norm_ratio: float | None
     sweeps: list[str]
     file_run: str
+    file_sha256: str | None
+    weights_run: str | None
+    weights_sha256: str | None
 
 
 def summarise(records: Iterable[Record]) -> list[MaskSummary]:
-    """One summary per mask and recipe, best validation accuracy first, confirmed before unconfirmed."""
-    ordered = sorted(records, key=lambda record: (record.mask, record.recipe))
+    """One summary per mask and recipe, in whichever order the records come; by id."""
+    ordered = sorted(records, key=lambda record: (record.mask, record.recipe, record.ended, record.run))
     groups = [list(group) for _, group in groupby(ordered, key=lambda record: (record.mask, record.recipe))]
     # A mask has a file only where a search trial made it.
-    found = [_summary(group) for group in groups if any(record.kind == "search" for record in group)]
-    return sorted(found, key=lambda mask: (mask.confirmations > 0, mask.validation_accuracy), reverse=True)
-
-
-def best(masks: Sequence[MaskSummary], metric: Metric) -> MaskSummary | None:
-    """The mask with the best `metric`; one whose accuracy is confirmed is preferred to any whose is not."""
-    usable = [mask for mask in masks if getattr(mask, metric) is not None]
-    return max(usable, key=lambda mask: (mask.confirmations > 0, getattr(mask, metric)), default=None)
+    return [_summary(group) for group in groups if any(record.kind == "search" for record in group)]
 
 
 def _summary(records: Sequence[Record]) -> MaskSummary:
@@ -72,7 +85,10 @@ def _summary(records: Sequence[Record]) -> MaskSummary:
     confirmed = {record.trial: record.metrics for record in records if record.kind == "confirmation"}
     runs = list(confirmed.values()) or [searched.metrics]
     validation = [run["validation_accuracy"] for run in runs]
-    params = searched.params
+    tested = [run["test_accuracy"] for run in confirmed.values() if "test_accuracy" in run]
+    trained = next((record for record in records if record.weights_sha256), None)
+    params, metrics = searched.params, searched.metrics
+    emptied = _finite(metrics, "emptied_layers")
     return MaskSummary(
         id=searched.mask,
         model=params["model"],
@@ -82,16 +98,30 @@ def _summary(records: Sequence[Record]) -> MaskSummary:
         controls=[name for name in params["controls"].split(",") if name],
         alpha=_numbers("alpha_", params),
         sparsity=float(params["sparsity"]),
-        removed=searched.metrics["sparsity"],
+        removed=metrics["sparsity"],
         seed=int(params["seed"]),
+        layout=params.get("layout", "unstructured"),
+        rounds=int(params.get("rounds", 1)),
         recipe=searched.recipe,
         confirmations=len(confirmed),
         validation_accuracy=mean(validation),
         validation_error=stdev(validation) / len(validation) ** 0.5 if len(validation) > 1 else None,
-        test_accuracy=mean(run["test_accuracy"] for run in runs) if confirmed else None,
+        test_accuracy=mean(tested) if tested else None,
+        flops_share=_finite(metrics, "flops_share"),
+        dead_share=_finite(metrics, "dead_share"),
+        emptied_layers=None if emptied is None else int(emptied),
+        gradient_norm_ratio=_finite(metrics, "gradient_norm_ratio"),
         sweeps=sorted({record.sweep for record in records}),
         file_run=searched.run,
+        file_sha256=searched.mask_sha256,
+        weights_run=trained.run if trained else None,
+        weights_sha256=trained.weights_sha256 if trained else None,
     )
+
+
+def _finite(metrics: dict[str, float], name: str) -> float | None:
+    value = metrics.get(name)
+    return value if value is not None and isfinite(value) else None
 
 
 def _numbers(prefix: str, params: dict[str, str]) -> dict[str, float]:

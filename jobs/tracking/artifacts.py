@@ -3,6 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -21,3 +22,20 @@ def save_mask(where: str, mask: Mask, layer_density: dict[str, float]) -> None:
 def upload(where: str, folder: Path) -> None:
     """Keep all files of a folder among those of a run, which are at `where`."""
     get_artifact_repository(where).log_artifacts(str(folder))  # type: ignore[no-untyped-call]
+
+
+def presigned(where: str, name: str, seconds: int) -> str | None:
+    """An address of a file among those of a run, which are at `where`, for some time; None if that is not in S3.
+
+    Raises:
+        ImportError: there is no boto3, which comes with the extra `stack`.
+    """
+    place = urlsplit(where)
+    if place.scheme != "s3":
+        return None
+    import boto3
+
+    key = f"{place.path.strip('/')}/{name}"
+    client = boto3.client("s3")
+    url: str = client.generate_presigned_url("get_object", {"Bucket": place.netloc, "Key": key}, ExpiresIn=seconds)
+    return url

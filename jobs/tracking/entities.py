@@ -1,7 +1,7 @@
 """What a sweep leaves in MLflow: the tags and files by which it is found again, and what is read from them."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jobs.plan import Kind
 
@@ -9,11 +9,15 @@ PARENT = "mlflow.parentRunId"  # the tag by which MLflow's UI nests runs
 TRIAL, STUDY, SWEEP = "cops.trial", "cops.study", "cops.sweep"  # content keys
 MASK, RECIPE, KIND = "cops.mask", "cops.recipe", "cops.kind"
 SESSION, CONTROL, SPENT, STOPPED = "cops.session", "cops.control", "cops.spent", "cops.stopped"
+PROGRESS = "cops.progress"
+MASK_SHA256, WEIGHTS_SHA256 = "cops.mask_sha256", "cops.weights_sha256"  # of whole files
 ERROR = "cops.error"
 ALPHA, WEIGHT = "alpha_", "weight_"  # prefixes of params
 MASK_FILE = "mask.cops"
 LAYERS_FILE = "layers.json"
 SWEEP_FILE = "sweep.yaml"
+LOG_FILE = "sweep.log"
+TAG_CHARACTERS = 8000  # that a tag's value may have
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 
@@ -23,7 +27,13 @@ class SupersededError(Exception):
 
 @dataclass(frozen=True)
 class Record:
-    """A finished trial that has a mask, as MLflow knows it."""
+    """A finished trial that has a mask, as MLflow knows it.
+
+    Args:
+        ended: when, in milliseconds since 1970 by the worker's clock.
+        mask_sha256: of the mask's file, if the run holds one and it is known.
+        weights_sha256: of the trained network's file, if the run holds one.
+    """
 
     run: str
     sweep: str
@@ -33,6 +43,9 @@ class Record:
     kind: Kind
     params: dict[str, str]
     metrics: dict[str, float]
+    ended: int = 0
+    mask_sha256: str | None = None
+    weights_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,3 +82,30 @@ class Wish:
 
     session: str
     control: str
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """A sweep, as MLflow knows it.
+
+    Args:
+        key: content key of the sweep.
+        status: RUNNING as well if its driver was killed.
+        started: first of all, in seconds since 1970, like `ended`.
+        session: that has it, or had it last.
+        control: what is wanted of it.
+        spent: by all sessions so far.
+        progress: what the driver said last; see `jobs.progress.summary`.
+    """
+
+    run: str
+    experiment: str
+    key: str
+    name: str
+    status: str
+    started: float
+    ended: float | None
+    session: str
+    control: str
+    spent: dict[str, Any]
+    progress: dict[str, Any]

@@ -2,13 +2,14 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from jobs.known import Known
@@ -21,6 +22,7 @@ from jobs.tracking.entities import (
     LAYERS_FILE,
     MASK,
     MASK_FILE,
+    MASK_SHA256,
     PARENT,
     RECIPE,
     SESSION,
@@ -28,10 +30,19 @@ from jobs.tracking.entities import (
     STUDY,
     TRIAL,
     WEIGHT,
+    WEIGHTS_SHA256,
     Record,
     Session,
     Wish,
 )
+
+PAGE = 1000  # runs of one answer
+MOST_IDS = 200  # of one question
+FINISHED_MASK = f"attributes.status = 'FINISHED' and tags.`{MASK}` != ''"
+# Without these it is no run of ours, whatever its tags say.
+NEEDED_TAGS = {PARENT, MASK, RECIPE, TRIAL, KIND}
+NEEDED_PARAMS = {"model", "data", "method", "target", "controls", "sparsity", "seed"}
+NEEDED_METRICS = {"sparsity", "validation_accuracy"}
 
 
 class Runs:
@@ -77,35 +88,82 @@ class Runs:
                 return densities
         return {}
 
-    def records(
-        self, *, model: str | None = None, data: str | None = None, mask: str | None = None
-    ) -> Iterator[Record]:
-        """All finished trials that have a mask, or those of one model, data set or mask; newest first."""
-        wanted = {"params.model": model, "params.data": data, f"tags.`{MASK}`": mask}
-        terms = [f"{key} = '{value}'" for key, value in wanted.items() if value is not None]
-        finished = " and ".join(["attributes.status = 'FINISHED'", f"tags.`{KIND}` != 'sweep'", *terms])
-        for run in self._search(self._experiments(), finished):
-            tags = run.data.tags
-            if MASK in tags:
-                kind: Kind = "search" if tags[KIND] == "search" else "confirmation"
-                keys = tags[PARENT], tags[MASK], tags[RECIPE], tags[TRIAL]
-                yield Record(run.info.run_id, *keys, kind, run.data.params, run.data.metrics)
+    def records(self) -> Iterator[list[Record]]:
+        """All finished trials that have a mask, page by page."""
+        return self._records("start_time", 0)
+
+    def ended(self, since: int) -> Iterator[list[Record]]:
+        """Those that ended at `since`, in milliseconds since 1970, or later, page by page."""
+        return self._records("end_time", since)
+
+    def those(self, runs: Iterable[str]) -> Iterator[list[Record]]:
+        """Those among some runs, by their ids; neither the deleted nor the unknown."""
+        remaining = iter(sorted(runs))
+        while ids := list(islice(remaining, MOST_IDS)):
+            quoted = ", ".join(f"'{run}'" for run in ids)
+            found = self._search(self._experiments(), f"{FINISHED_MASK} and attributes.run_id IN ({quoted})")
+            yield [record for run in found if (record := _record(run))]
+
+    def deleted(self) -> set[str]:
+        """Ids of the runs that were deleted, alone or with their experiment, and can still be restored."""
+        experiments = self._experiments(ViewType.ALL)
+        return {run.info.run_id for run in self._search(experiments, FINISHED_MASK, ViewType.DELETED_ONLY)}
+
+    def _records(self, time: Literal["start_time", "end_time"], since: int) -> Iterator[list[Record]]:
+        """Records page by page, by a time rather than by page number, which runs that come and go would shift."""
+        experiments, token = self._experiments(), None
+        while True:
+            query = f"{FINISHED_MASK} and attributes.{time} >= {since}"
+            order = [f"attributes.{time} ASC"]
+            page = self._client.search_runs(experiments, query, max_results=PAGE, order_by=order, page_token=token)
+            yield [record for run in page if (record := _record(run))]
+            if not page.token:
+                return
+            last = getattr(page[-1].info, time)
+            token = page.token if last == since else None  # a page of one millisecond: on by number
+            since = last
 
     def mask_file(self, run: str, folder: Path) -> Path:
         """Fetch the mask file of a search trial's run into `folder`; its path."""
         return Path(self._client.download_artifacts(run, MASK_FILE, str(folder)))
 
-    def _experiments(self) -> list[str]:
-        return [experiment.experiment_id for experiment in self._client.search_experiments()]
+    def _experiments(self, view: int = ViewType.ACTIVE_ONLY) -> list[str]:
+        found, token = [], None
+        while True:
+            page = self._client.search_experiments(view, page_token=token)
+            found += [experiment.experiment_id for experiment in page]
+            token = page.token
+            if not token:
+                return found
 
-    def _search(self, experiments: list[str], query: str) -> Iterator[Run]:
+    def _search(self, experiments: list[str], query: str, view: int = ViewType.ACTIVE_ONLY) -> Iterator[Run]:
         token: str | None = None
         while True:
-            page = self._client.search_runs(experiments, query, max_results=1000, page_token=token)
+            page = self._client.search_runs(experiments, query, view, max_results=PAGE, page_token=token)
             yield from page
             token = page.token
             if not token:
                 return
+
+
+def _record(run: Run) -> Record | None:
+    tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
+    if not (tags.keys() >= NEEDED_TAGS and params.keys() >= NEEDED_PARAMS and metrics.keys() >= NEEDED_METRICS):
+        return None
+    kind: Kind = "search" if tags[KIND] == "search" else "confirmation"
+    return Record(
+        run=run.info.run_id,
+        sweep=tags[PARENT],
+        mask=tags[MASK],
+        recipe=tags[RECIPE],
+        trial=tags[TRIAL],
+        kind=kind,
+        params=params,
+        metrics=metrics,
+        ended=run.info.end_time or 0,
+        mask_sha256=tags.get(MASK_SHA256),
+        weights_sha256=tags.get(WEIGHTS_SHA256),
+    )
 
 
 def known(run: Run) -> Known:

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from mlflow.entities import Metric, Param, RunTag
@@ -28,6 +29,7 @@ from jobs.tracking.entities import (
     KIND,
     MASK,
     PARENT,
+    PROGRESS,
     RECIPE,
     SESSION,
     SPENT,
@@ -35,6 +37,7 @@ from jobs.tracking.entities import (
     STUDY,
     SWEEP,
     SWEEP_FILE,
+    TAG_CHARACTERS,
     TRIAL,
     WEIGHT,
     RunStatus,
@@ -42,7 +45,8 @@ from jobs.tracking.entities import (
     SupersededError,
     TrialRun,
 )
-from jobs.tracking.runs import Runs, known
+from jobs.tracking.runs import known
+from jobs.tracking.sweeps import Sweeps
 from jobs.trial import Epoch, Result
 
 MOST_METRICS = 1000  # of one request
@@ -50,7 +54,7 @@ ASK_SECONDS = 1.0  # between two times that a worker asks whose the sweep is: ea
 FENCE_SECONDS = ASK_SECONDS + 2.0  # in which a worker of a killed driver ends the trials that its last answer lets it
 
 
-class Tracker(Runs):
+class Tracker(Sweeps):
     """Writes the runs of one sweep, too."""
 
     def __init__(self, uri: str) -> None:
@@ -85,10 +89,15 @@ class Tracker(Runs):
         spent = json.loads(earlier.data.tags.get(SPENT, "{}"))
         return Session(run, experiment, id_, resumed=True, spent=spent)
 
-    def end_sweep(self, session: Session, status: RunStatus) -> None:
-        """End the parent run, and whatever child a lost worker left running, unless another session has the sweep."""
+    def end_sweep(self, session: Session, status: RunStatus, progress: dict[str, Any] | None = None) -> None:
+        """End the parent run, and whatever child a lost worker left running, unless another session has the sweep.
+
+        The `progress` noted last was that of the moment; if given, the one at the end takes its place.
+        """
         if self.wish(session.run).session == session.id:
             self.end_lost(session)
+            if progress is not None:
+                self.note(session, progress)
             self._client.set_terminated(session.run, status)
 
     def end_lost(self, session: Session) -> None:
@@ -97,13 +106,11 @@ class Tracker(Runs):
         for run in list(self._search([session.experiment], children)):
             self._client.set_terminated(run.info.run_id, "KILLED")
 
-    def set_control(self, sweep: str, wish: str) -> None:
-        """Say what is wanted of a sweep."""
-        self._client.set_tag(sweep, CONTROL, wish)
-
-    def set_spent(self, sweep: str, spent: dict[str, float]) -> None:
-        """Note what a sweep has used up so far."""
-        self._client.set_tag(sweep, SPENT, json.dumps(spent))
+    def note(self, session: Session, progress: dict[str, Any], spent: dict[str, float] | None = None) -> None:
+        """Note how far a sweep is, and what it has used up so far."""
+        tags = [RunTag(PROGRESS, _fitting(progress | {"session": session.id, "at": time.time()}))]
+        tags += [RunTag(SPENT, json.dumps(spent))] if spent is not None else []
+        self._client.log_batch(session.run, tags=tags)
 
     def start_trial(self, spec: Spec, session: Session, trial: Trial) -> TrialRun:
         """Create the run of a trial that starts now."""
@@ -182,6 +189,15 @@ class Tracker(Runs):
         self._client.log_batch(run, metrics[:MOST_METRICS], params, tags)
         for first in range(MOST_METRICS, len(metrics), MOST_METRICS):
             self._client.log_batch(run, metrics[first : first + MOST_METRICS])
+
+
+def _fitting(progress: dict[str, Any]) -> str:
+    """As a tag's value, without the last of its best cells where they are too many."""
+    text, best = json.dumps(progress), list(progress["best"])
+    while len(text) > TAG_CHARACTERS and best:
+        best = best[: len(best) * 3 // 4]
+        text = json.dumps(progress | {"best": best})
+    return text
 
 
 def _params(spec: Spec, trial: Trial) -> list[Param]:

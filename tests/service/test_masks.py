@@ -1,11 +1,12 @@
 """From the records of single runs to what is known of a mask."""
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
 
 from jobs.tracking import Record
-from service.masks import best, summarise
+from service.masks import summarise
 
 PARAMS = {
     "model": "convnet",
@@ -66,15 +67,28 @@ def test_recipes_are_not_averaged() -> None:
     assert [(mask.recipe, mask.validation_accuracy) for mask in masks] == [("long", 0.94), ("r", 0.8)]
 
 
-def test_confirmed_comes_before_unconfirmed() -> None:
-    masks = summarise([record("s", 0.7), confirmation("c", 0.8), record("t", 0.99, mask="b")])
-    assert [mask.id for mask in masks] == ["a", "b"]
-    winner = best(masks, "validation_accuracy")
-    assert winner is not None
-    assert winner.id == "a"
-    assert masks[1].test_accuracy is None
-
-
 def test_a_mask_whose_file_no_run_holds_is_left_out() -> None:
     assert summarise([confirmation("c", 0.8)]) == []
-    assert best([], "test_accuracy") is None
+
+
+def test_whichever_order_the_runs_come_in() -> None:
+    """Two search runs made the mask, and one trial ran twice: the earliest counts, as its file is the one to fetch."""
+    runs = [record("s", 0.9), record("t", 0.8), confirmation("c", 0.7, trial="x"), confirmation("d", 0.6, trial="x")]
+    assert summarise(runs) == summarise(runs[::-1])
+    (mask,) = summarise(runs)
+    assert (mask.file_run, mask.confirmations) == ("s", 1)
+
+
+def test_what_a_run_does_not_say_is_null() -> None:
+    """Runs of earlier versions have no layout, no health and no checksums."""
+    (mask,) = summarise([record("s", 0.9)])
+    assert (mask.layout, mask.rounds) == ("unstructured", 1)
+    unknown = [mask.flops_share, mask.dead_share, mask.emptied_layers, mask.gradient_norm_ratio, mask.test_accuracy]
+    assert unknown == [None] * 5
+    assert [mask.file_sha256, mask.weights_run, mask.weights_sha256] == [None] * 3
+
+
+def test_the_trained_network_is_that_of_the_run_that_has_it() -> None:
+    trained = replace(confirmation("d", 0.8), weights_sha256="e" * 64)
+    (mask,) = summarise([replace(record("s", 0.9), mask_sha256="f" * 64), confirmation("c", 0.8), trained])
+    assert (mask.file_sha256, mask.weights_run, mask.weights_sha256) == ("f" * 64, "d", "e" * 64)

@@ -1,0 +1,61 @@
+"""The console commands `cops catalog ...`."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from jobs.errors import UserError
+from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from jobs.tracking import Runs
+    from service.catalog import Catalog
+
+app = typer.Typer(help="The catalog of masks, which the API answers from.", no_args_is_help=True)
+
+
+@app.command()
+def rebuild() -> None:
+    """Make the catalog from nothing, from what MLflow knows; the API goes on answering from the old one meanwhile."""
+    with _opened() as (catalog, runs):
+        from service import sync
+
+        began = time.monotonic()
+        count = sync.rebuild(catalog, runs)
+        seconds = time.monotonic() - began
+        masks = catalog.count()
+    print(f"{masks} masks from {count} runs in {seconds:.1f} s ({count / seconds:.0f} runs/s)")
+
+
+@app.command()
+def check() -> None:
+    """Compare the catalog, once it has read the news, with MLflow; print what differs; exit code 1 if anything does."""
+    with _opened() as (catalog, runs):
+        from service import sync
+
+        sync.news(catalog, runs)
+        sync.deletions(catalog, runs)
+        found = sync.differences(catalog, runs)
+        masks = catalog.count()
+    print("\n".join(found) or f"the catalog and MLflow agree on {masks} masks")
+    if found:
+        print(f"{len(found)} masks differ: cops catalog rebuild")
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _opened() -> Iterator[tuple["Catalog", "Runs"]]:
+    """The catalog and the MLflow that this process's environment names."""
+    from jobs.local import mlflow_server
+    from jobs.tracking import Runs, TrackingError
+    from service.catalog import Catalog
+
+    settings = Settings.read()
+    with mlflow_server(settings) as uri, Catalog(settings.catalog_file) as catalog:
+        try:
+            yield catalog, Runs(uri)
+        except TrackingError as error:
+            raise UserError(f"MLflow at {uri} does not answer as it should: {error}") from None
