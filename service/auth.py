@@ -98,6 +98,4 @@ class Auth:
         rate = self._rates[kind]
         seconds = max(1, round(self._limiter.get_window_stats(rate, kind, caller).reset_time - time.time()))
         what = "wrong tokens" if kind == "wrong token" else "requests"
-        raise ProblemError(
-            429, f"more {what} than {rate}: try again in {seconds} s", {"Retry-After": str(seconds)}
-        )
+        raise ProblemError(429, f"more {what} than {rate}: try again in {seconds} s", {"Retry-After": str(seconds)})

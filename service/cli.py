@@ -9,11 +9,14 @@ import typer
 from jobs.errors import UserError
 from jobs.settings import Settings
 from service import catalog_cli
+from service.commands import masks, sweeps
 
 if TYPE_CHECKING:
     from service.stack.settings import StackSettings
 
 app = typer.Typer(help="COPS: sweeps that find the best mask of a network.", no_args_is_help=True)
+app.add_typer(masks.app)
+app.add_typer(sweeps.app)
 app.add_typer(catalog_cli.app, name="catalog")
 
 

@@ -41,7 +41,9 @@ class ProblemDetails(BaseModel):
         examples=["no mask 0123456789abcdef0123456789abcdef: list them with /v1/masks"],
     )
     request_id: str = Field(description="by which the server's log knows the request", examples=["4f3c2a1b9d8e7f60"])
-    link: str | None = Field(None, description="where to look", examples=["/v1/sweeps/0123456789abcdef0123456789abcdef"])
+    link: str | None = Field(
+        None, description="where to look", examples=["/v1/sweeps/0123456789abcdef0123456789abcdef"]
+    )
 
 
 class ProblemError(Exception):

@@ -1,15 +1,19 @@
 """How a sweep stands: what MLflow keeps of it, and what Ray says of its job, brought together. Pure."""
 
-import time
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from jobs.tracking import SweepRun
-from service.launcher import Job
+if TYPE_CHECKING:  # a client needs no MLflow
+    from jobs.tracking import SweepRun
+    from service.launcher import Job
 
 State = Literal["pending", "running", "stopping", "finished", "failed", "stopped", "lost"]
 SILENT_SECONDS = 30.0  # after which a driver, which speaks every few seconds, does not live any more
+
+CLOCKS_SECONDS = 5.0  # by which the clocks of two machines may differ
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,13 @@ class SweepStatus:
     job: JobStatus | None = None
 
 
-def answers(run: SweepRun | None, now: float) -> bool:
-    """Whether a process drives the sweep, and has said so lately."""
-    if run is None or run.status != "RUNNING":
+def answers(run: SweepRun | None, job: Job | None, now: float) -> bool:
+    """Whether a process drives the sweep, as a job or not: it has spoken lately, and did not end with its job."""
+    if run is None or run.status != "RUNNING" or run.progress.get("session") != run.session:
         return False
-    said = run.progress
-    return said.get("session") == run.session and now - float(said.get("at", 0)) < SILENT_SECONDS
+    spoke = float(run.progress.get("at", 0))
+    over = job is not None and not job.active and (job.ended or 0) > spoke - CLOCKS_SECONDS
+    return now - spoke < SILENT_SECONDS and not over
 
 
 def status(run: SweepRun | None, job: Job | None, page: str | None, now: float) -> SweepStatus:
@@ -122,7 +127,7 @@ def latest(runs: Iterable[SweepRun]) -> dict[str, SweepRun]:
 
 def _state(run: SweepRun | None, job: Job | None, now: float) -> State:
     active = job is not None and job.active
-    if answers(run, now):
+    if answers(run, job, now):
         assert run is not None  # noqa: S101
         return "stopping" if run.control else "running"
     if active:
@@ -132,5 +137,3 @@ def _state(run: SweepRun | None, job: Job | None, now: float) -> State:
         return "failed" if job.status == "FAILED" else "stopped"
     ends: dict[str, State] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
     return ends.get(run.status, "lost")
-
-

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from jobs.errors import UserError
-from service.client import Client
-from service.commands.show import Json, percent, print_json, print_table
+from service.commands.show import Json, percent, print_json, table
 from service.masks import MaskSummary, Metric
 
 app = typer.Typer()
@@ -34,6 +34,8 @@ def best(
     as_json: Json = False,
 ) -> None:
     """The best mask of a model at a sparsity."""
+    from service.client import Client
+
     with Client() as client:
         found = client.best(
             model,
@@ -49,7 +51,7 @@ def best(
     if as_json:
         print_json(found)
         return
-    print_table("", found.method, rows=_facts(found), title=f"{model} on {data}")
+    Console().print(table("", found.method, rows=_facts(found), title=f"{model} on {data}"))
     print(f"cops fetch {found.id}     saves its file, for cops.Mask.load")
 
 
@@ -63,6 +65,8 @@ def fetch(
     """Save the file of a mask."""
     if not output.absolute().parent.is_dir():
         raise UserError(f"--output = '{output}': there is no folder '{output.absolute().parent}'; make it first")
+    from service.client import Client
+
     with Client() as client:
         path = client.weights_file(mask_id) if weights else client.mask_file(mask_id)
     try:
@@ -84,6 +88,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Two masks side by side: how good they are, what they share, what they keep of each layer."""
+    from service.client import Client
+
     with Client() as client:
         masks = [client.mask(first), client.mask(second)]
         densities = [client.layers(first), client.layers(second)]
@@ -93,10 +99,10 @@ def compare(
         return
     facts = [_facts(mask) for mask in masks]
     rows = [[name, left, right] for (name, left), (_, right) in zip(*facts, strict=True)]
-    print_table("", masks[0].method, masks[1].method, rows=rows)
+    Console().print(table("", masks[0].method, masks[1].method, rows=rows))
     names = dict.fromkeys([*densities[0], *densities[1]])
     rows = [[name, *(percent(density.get(name)) for density in densities)] for name in names]
-    print_table("kept of each layer, in %", first[:8], second[:8], rows=rows)
+    Console().print(table("kept of each layer, in %", first[:8], second[:8], rows=rows))
     print(f"they share {percent(shared)}% of the weights that they keep")
 
 
@@ -110,6 +116,8 @@ def frontier(
     as_json: Json = False,
 ) -> None:
     """How accurate a model's masks are at each sparsity: those that no other beats in both."""
+    from service.client import Client
+
     with Client() as client:
         found = client.frontier(model, data, layout=layout, metric=metric, min_confirmations=min_confirmations)
     if as_json:
@@ -129,7 +137,7 @@ def frontier(
         ]
         for mask in found
     ]
-    print_table("sparsity", "method", "validation %", "test %", "confirmed", "id", rows=rows)
+    Console().print(table("sparsity", "method", "validation %", "test %", "confirmed", "id", rows=rows))
 
 
 def _facts(mask: MaskSummary) -> list[list[str]]:

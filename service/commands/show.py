@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -17,14 +16,14 @@ def print_json(answer: Any) -> None:
     print(json.dumps(_plain(answer), indent=2))
 
 
-def print_table(*columns: str, rows: list[list[str]], title: str | None = None) -> None:
-    """Print rows under their columns; all but the first are set to the right."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
+def table(*columns: str, rows: list[list[str]], title: str | None = None) -> Table:
+    """Rows under their columns; long texts are folded."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for column in columns:
+        made.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+        made.add_row(*row)
+    return made
 
 
 def percent(value: float | None, error: float | None = None) -> str:
