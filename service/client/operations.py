@@ -147,7 +147,7 @@ def layers(_: Cache, mask_id: str) -> Steps[dict[str, float]]:
 
 
 def similarity(_: Cache, mask_id: str, other: str) -> Steps[float]:
-    """Share of the kept weights that two masks have in common; see `cops.Mask.similarity`.
+    """Weights kept by both masks / kept by either, in [0, 1].
 
     Raises:
         ApiError: as `mask`; also for masks of different networks.

@@ -103,7 +103,7 @@ def compare(
     names = dict.fromkeys([*densities[0], *densities[1]])
     rows = [[name, *(percent(density.get(name)) for density in densities)] for name in names]
     Console().print(table("kept of each layer, in %", first[:8], second[:8], rows=rows))
-    print(f"they share {percent(shared)}% of the weights that they keep")
+    print(f"kept by both / kept by either: {percent(shared)}%")
 
 
 @app.command()

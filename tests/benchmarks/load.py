@@ -18,7 +18,6 @@ from typing import Self
 
 from tests.conftest import ROOT
 
-
 Question = tuple[str, str]  # path; body, which is JSON and makes it a POST, or nothing
 
 
