@@ -9,12 +9,14 @@ import typer
 
 from jobs.errors import UserError
 from service import catalog_cli
-from service.commands import token
+from service.commands import masks, sweeps, token
 
 if TYPE_CHECKING:
     from service.stack.settings import StackSettings
 
 app = typer.Typer(help="COPS: sweeps that find the best mask of a network.", no_args_is_help=True)
+app.add_typer(masks.app)
+app.add_typer(sweeps.app)
 app.add_typer(catalog_cli.app, name="catalog")
 app.add_typer(token.app, name="token")
 

@@ -1,13 +1,16 @@
 """What the sweeps know about masks: records of single runs, brought together mask by mask. Pure."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import isfinite
 from statistics import mean, stdev
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from jobs.tracking import Record
+if TYPE_CHECKING:  # a client needs no MLflow
+    from jobs.tracking import Record
 
 Metric = Literal["validation_accuracy", "test_accuracy"]
 

@@ -1,11 +1,14 @@
 """How a sweep stands: what MLflow keeps of it, and what Ray says of its job, brought together. Pure."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from jobs.tracking import SweepRun
-from service.launcher import Job
+if TYPE_CHECKING:  # a client needs no MLflow
+    from jobs.tracking import SweepRun
+    from service.launcher import Job
 
 State = Literal["pending", "running", "stopping", "finished", "failed", "stopped", "lost"]
 SILENT_SECONDS = 30.0  # after which a driver, which speaks every few seconds, does not live any more
