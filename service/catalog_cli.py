@@ -49,12 +49,13 @@ def check() -> None:
 @contextmanager
 def _opened() -> Iterator[tuple["Catalog", "Runs"]]:
     """The catalog and the MLflow that this process's environment names."""
-    from jobs.local import mlflow_server
+    from jobs import local
     from jobs.tracking import Runs, TrackingError
     from service.catalog import Catalog
 
     settings = Settings.read()
-    with mlflow_server(settings) as uri, Catalog(settings.catalog_file) as catalog:
+    local.check(settings)
+    with local.mlflow_server(settings) as uri, Catalog(settings.catalog_file) as catalog:
         try:
             yield catalog, Runs(uri)
         except TrackingError as error:

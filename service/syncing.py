@@ -23,7 +23,7 @@ NEWS_SECONDS = 2.0
 LATE_SECONDS = 60.0
 LATE_OVERLAP_MS = 600_000  # no worker's clock is later, nor its attempts to say that a run has ended
 AUDIT_SECONDS = 3600.0
-SHARE = 10  # a reading takes at most one part in so many of the time
+SHARE = 10  # rare readings take at most one part in so many of the time
 LEAST_SECONDS = 0.2  # between two rounds, whoever waits for one
 WAIT_SECONDS = 2.0
 START_SECONDS = 10.0
@@ -34,13 +34,14 @@ STOP_SECONDS = 5.0
 class _Reading:
     every: float  # seconds
     read: Callable[[], object]
+    share: int = 1  # it pauses for at least so many times as long as it took
     due: float = 0.0  # on the monotonic clock
 
     def run(self) -> None:
         began = time.monotonic()
         self.read()
         now = time.monotonic()
-        self.due = now + max(self.every, SHARE * (now - began))
+        self.due = now + max(self.every, self.share * (now - began))
 
 
 class Syncing:
@@ -56,10 +57,11 @@ class Syncing:
     def __init__(self, catalog: Catalog, runs: Runs) -> None:
         self._catalog, self._runs = catalog, runs
         self._news = _Reading(NEWS_SECONDS, partial(news, catalog, runs))
-        self._deletions = _Reading(NEWS_SECONDS, partial(deletions, catalog, runs))
-        self._late = _Reading(LATE_SECONDS, partial(news, catalog, runs, LATE_OVERLAP_MS))
+        self._deletions = _Reading(NEWS_SECONDS, partial(deletions, catalog, runs), SHARE)
+        self._late = _Reading(LATE_SECONDS, partial(news, catalog, runs, LATE_OVERLAP_MS), SHARE)
         self._audit: Iterator[None] | None = None
-        self._audit_due = 0.0
+        # What is not there yet is about to be made of all runs.
+        self._audit_due = time.monotonic() + (AUDIT_SECONDS if catalog.synced is None else 0)
         self._state = threading.Condition()
         self._begun = self._ended = 0  # rounds
         self._asked = self._stopped = False

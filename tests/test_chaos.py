@@ -14,4 +14,5 @@ def test_nothing_is_lost_or_done_twice_under_fire() -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["kills"] == 2
     assert found["finished"] == found["planned"] > 50
-    assert not any(found[name] for name in ("twice", "unreadable", "running", "incomplete_studies"))
+    assert not any(found[name] for name in ("twice", "unreadable", "running", "incomplete_studies", "disagreeing"))
+    assert found["masks"] > 40

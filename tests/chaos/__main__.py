@@ -1,7 +1,8 @@
 """Sweeps of short trials on a three-node cluster, under fire: kill -9 of the driver, of a worker, of a whole node.
 
 Whenever the driver is gone, the same command goes on. At the end every planned trial must have finished exactly once,
-with a readable mask and a complete study, and no run may be left running.
+with a readable mask and a complete study, and no run may be left running. A catalog that was kept all the while must
+agree with MLflow.
 """
 
 import argparse
@@ -30,6 +31,10 @@ from jobs.plan import cells
 from jobs.search import Search
 from jobs.settings import Settings
 from jobs.spec import Spec
+from jobs.tracking import Runs
+from service.catalog import Catalog
+from service.sync import differences
+from service.syncing import Syncing
 from tests.conftest import ROOT, Home, new_home
 
 if TYPE_CHECKING:
@@ -146,7 +151,12 @@ def chaos(kills: int, seed: int) -> dict[str, int]:
     from tests.chaos.cluster import Nodes  # Ray reads how to authenticate when it is imported
 
     try:
-        with Nodes(folder) as nodes, mlflow_server(settings) as uri:
+        with (
+            Nodes(folder) as nodes,
+            mlflow_server(settings) as uri,
+            Catalog(settings.catalog_file) as catalog,
+            Syncing(catalog, Runs(uri)) as syncing,
+        ):
             os.environ.pop("RAY_ADDRESS", None)
             while not specs or done < kills:
                 file = folder / f"sweep{len(specs)}.yaml"
@@ -154,7 +164,10 @@ def chaos(kills: int, seed: int) -> dict[str, int]:
                 specs.append(Spec.load(file))
                 done += attack(home, nodes, file, kills - done, draw)
                 print(f"{file.stem} ended, {done} of {kills} kills", file=sys.stderr, flush=True)
-            found = {"kills": done} | count(settings, uri, specs)
+            syncing.fresh(60)
+            disagreeing = len(differences(catalog, Runs(uri)))
+            found = {"kills": done, "masks": catalog.count(), "disagreeing": disagreeing}
+            found |= count(settings, uri, specs)
     except BaseException:
         print(f"what is left is in {folder}", file=sys.stderr)
         raise
@@ -164,7 +177,7 @@ def chaos(kills: int, seed: int) -> dict[str, int]:
 
 def right(found: dict[str, int]) -> bool:
     """Whether nothing is lost, and nothing done twice."""
-    wrong = ("twice", "unreadable", "running", "incomplete_studies")
+    wrong = ("twice", "unreadable", "running", "incomplete_studies", "disagreeing")
     return found["planned"] == found["finished"] and not any(found[name] for name in wrong)
 
 

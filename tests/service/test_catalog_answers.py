@@ -4,7 +4,7 @@ import base64
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -16,13 +16,17 @@ from service.catalog import Catalog, Order, Wanted
 from service.masks import MaskSummary, Metric
 
 SPARSITIES = [0.5, 0.7, 0.1 + 0.2 + 0.4, 0.9, 0.95]  # the third is the second, but for rounding
+KEYS = [(digit * 32, recipe) for digit in "0123456789abcdef" for recipe in "rs"]
 ACCURACIES = [0.25, 0.5, 0.75, 0.9]
 
 
 @some.composite
 def summaries(draw: some.DrawFn) -> list[MaskSummary]:
-    keys = some.tuples(some.sampled_from([digit * 32 for digit in "0123456789abcdef"]), some.sampled_from(["r", "s"]))
-    return [_mask(draw, *key) for key in draw(some.lists(keys, max_size=25, unique=True))]
+    keys = some.sampled_from(KEYS)
+    return [
+        _mask(draw, *key)
+        for key in draw(some.lists(keys, min_size=draw(some.sampled_from([0, 8, 16])), max_size=30, unique=True))
+    ]
 
 
 def _mask(draw: some.DrawFn, id_: str, recipe: str) -> MaskSummary:
@@ -60,22 +64,30 @@ def _mask(draw: some.DrawFn, id_: str, recipe: str) -> MaskSummary:
     )
 
 
-def wishes() -> some.SearchStrategy[Wanted]:
-    sparsity = some.sampled_from([*SPARSITIES, 0.6, 0.99]) | some.none()
-    return some.builds(
-        Wanted,
-        model=some.sampled_from(["convnet", "nowhere"]) | some.none(),
-        data=some.just("digits") | some.none(),
-        sparsity=sparsity,
-        tolerance=some.sampled_from([0.0, 0.1, 0.3]),
-        sparsity_min=sparsity,
-        sparsity_max=sparsity,
-        target=some.sampled_from(["snip", "snip+synflow"]) | some.none(),
-        control=some.sampled_from(["grasp", "filter", "l1_filter"]) | some.none(),
-        layout=some.just("2:4") | some.none(),
-        seed=some.just(0) | some.none(),
-        metric=some.sampled_from(get_args(Metric)),
-        min_confirmations=some.sampled_from([0, 0, 2]),
+WISHES: dict[str, list[Any]] = {
+    "model": ["convnet", "nowhere"],
+    "data": ["digits"],
+    "sparsity_min": SPARSITIES,
+    "sparsity_max": SPARSITIES,
+    "target": ["snip", "snip+synflow"],
+    "control": ["grasp", "filter", "l1_filter"],
+    "layout": ["2:4"],
+    "seed": [0],
+    "min_confirmations": [2],
+}
+
+
+@some.composite
+def wishes(draw: some.DrawFn) -> Wanted:
+    """A few at a time: of many, nothing would be left to tell apart."""
+    named = draw(some.sampled_from([[], ["model", "data"]]))
+    fields = draw(some.lists(some.sampled_from(sorted(WISHES)), max_size=2, unique=True))
+    given = {field: draw(some.sampled_from(WISHES[field])) for field in {*named, *fields}}
+    return Wanted(
+        **given,
+        sparsity=draw(some.sampled_from([None, *SPARSITIES, 0.6, 0.99])),
+        tolerance=draw(some.sampled_from([0.0, 0.1, 0.2, 0.3])),
+        metric=draw(some.sampled_from(get_args(Metric))),
     )
 
 
@@ -147,6 +159,7 @@ def test_all_pages_together(
     while pages == 0 or cursor is not None:
         page, cursor = catalog.page(wanted, order, cursor, limit)
         assert len(page) == limit or cursor is None
+        assert page or not expected
         found, pages = found + page, pages + 1
     assert found == expected
 
