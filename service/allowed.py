@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 
 from jobs.spec import Spec
 
-ADMIN = "a token of scope admin may"
+ADMIN = "a token of scope admin (`cops token create NAME --scope admin`) may"
 
 
 def forbidden(spec: Spec, folders: Sequence[PurePosixPath]) -> str | None:

@@ -19,6 +19,7 @@ from jobs.plan import scores_needed
 from jobs.scorestore import ScoreStore
 from jobs.settings import Settings
 from jobs.tracking.inventory import Inventory, Known
+from service.show import print_json
 
 HOUR = 3600.0
 RUN = re.compile(r"[0-9a-f]{32}")  # MLflow's ids of runs
@@ -39,7 +40,7 @@ class Waste:
     remove: Callable[[], object]
 
 
-def collect(settings: Settings, hours: float, *, delete: bool) -> None:
+def collect(settings: Settings, hours: float, *, delete: bool, as_json: bool = False) -> None:
     """Print what is older than so many hours and can go, and remove it if told to.
 
     Raises:
@@ -53,6 +54,10 @@ def collect(settings: Settings, hours: float, *, delete: bool) -> None:
             sizes[one.what].append(one.size)
             if delete:
                 one.remove()
+    if as_json:
+        files = [{"what": one.what, "path": one.path, "bytes": one.size} for one in found]
+        print_json({"deleted": delete, "files": files, "remarks": remarks})
+        return
     table = Table("removed" if delete else "would be removed", "files", "MB", box=box.SIMPLE)
     for what, sizes_of in sizes.items():
         table.add_row(what, str(len(sizes_of)), f"{sum(sizes_of) / 1e6:.1f}")

@@ -98,7 +98,12 @@ def install(app: FastAPI) -> None:
         detail = error.detail
         if detail == HTTPStatus(error.status_code).phrase:  # Starlette's own
             detail = f"{request.method} {request.url.path}: see /docs for what there is"
-        return _response(request, error.status_code, detail, error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # Starlette names the methods of one of the operations that share a path
+            template = getattr(request.scope.get("route"), "path", "")
+            if operations := request.app.openapi()["paths"].get(template):
+                headers["Allow"] = ", ".join(sorted(map(str.upper, operations)))
+        return _response(request, error.status_code, detail, headers)
 
     @app.exception_handler(ClusterError)
     async def no_cluster(request: Request, error: ClusterError) -> Response:

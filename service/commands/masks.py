@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 
 from jobs.errors import UserError
-from service.commands.show import Json, percent, print_json, table
 from service.masks import MaskSummary, Metric
+from service.show import Json, percent, print_json, table
 
 app = typer.Typer()
 Model = Annotated[str, typer.Argument(help="As in the sweep file, e.g. convnet.", show_default=False)]

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from jobs.errors import UserError
-from service.commands.show import Json, percent, print_json, table
+from service.show import Json, percent, print_json, table
 
 if TYPE_CHECKING:
     from service.sweeps import SweepStatus

@@ -1,6 +1,5 @@
 """The console commands `cops token ...`."""
 
-import json
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from service.settings import ApiSettings
+from service.show import Json, print_json
 from service.tokens import Token, TokenFile
 
 app = typer.Typer(help="Tokens of the API; scopes: read < submit < admin.", no_args_is_help=True)
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @app.command()
@@ -31,7 +30,7 @@ def create(
     file = _file()
     text, token = file.create(name, scope, days)
     if as_json:
-        print(json.dumps({"token": text} | _public(token)))
+        print_json({"token": text} | _public(token))
         return
     print(text)
     hint = (
@@ -45,7 +44,7 @@ def list_(as_json: Json = False) -> None:
     """List the tokens: ids, scopes and states."""
     tokens = _file().tokens()
     if as_json:
-        print(json.dumps([_public(token) for token in tokens]))
+        print_json([_public(token) for token in tokens])
         return
     table = Table("id", "name", "scope", "created", "state", box=box.SIMPLE)
     for token in tokens:
@@ -54,9 +53,14 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command()
-def revoke(id_: Annotated[str, typer.Argument(metavar="ID", help="as `cops token list` shows it")]) -> None:
+def revoke(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="as `cops token list` shows it")], as_json: Json = False
+) -> None:
     """Make a token useless, at once."""
     token = _file().revoke(id_)
+    if as_json:
+        print_json(_public(token))
+        return
     print(f"revoked: {token.id} ({token.name})")
 
 

@@ -82,7 +82,7 @@ def routes(parts: Parts) -> APIRouter:
         if found is None:
             known = ", ".join(f"{one:g}" for one in catalog.sparsities(Wanted(query.model, query.data))) or "none"
             given = " ".join(f"{name}={value}" for name, value in query if value is not None)
-            raise ProblemError(404, f"no mask for {given}; sparsities with masks of that model and data: {known}")
+            raise ProblemError(404, f"no mask for {given}; of that model and data, sparsities with masks: {known}")
         return Response(found, media_type=JSON)
 
     @router.get(

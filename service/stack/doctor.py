@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from service.show import print_json
 from service.stack import postgres
 from service.stack.parts import PARTS
 from service.stack.processes import memory, of_part
@@ -33,9 +34,12 @@ class Finding:
     remedy: str = ""
 
 
-def diagnose(settings: StackSettings) -> int:
-    """Print a table of findings; 1 if something is wrong, else 0."""
+def diagnose(settings: StackSettings, *, as_json: bool) -> int:
+    """Print a table of findings, or JSON; 1 if something is wrong, else 0."""
     found = list(findings(settings))
+    if as_json:
+        print_json(found)
+        return int(not all(one.well for one in found))
     table = Table("", "what", "seen", "remedy", box=box.SIMPLE)
     for one in found:
         table.add_row("[green]ok[/]" if one.well else "[red]wrong[/]", one.what, one.seen, one.remedy)

@@ -1,4 +1,4 @@
-"""What asking for masks costs, side by side in one run: `python -m tests.benchmarks.tracking [--json] [--quick]`.
+"""What keeping and asking costs, side by side in one run: `python -m tests.benchmarks.tracking [--json] [--quick]`.
 
 A smoke sweep really runs, against an MLflow server on a real PostgreSQL. Its runs are copied there in bulk, under other
 names, sparsities and accuracies; then MLflow's search API, over HTTP, and the catalog are asked the same question.
@@ -28,6 +28,7 @@ from service import facts
 from service.catalog import Catalog, Wanted
 from service.sync import news
 from tests.benchmarks.show import Measures, show
+from tests.benchmarks.stack import stack_measures
 from tests.conftest import ROOT, SMOKE, free_port, new_home
 from tests.postgres import Postgres
 
@@ -144,9 +145,9 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def catalog_measures(folder: Path, *, quick: bool) -> Measures:
-    """The catalog's measures; `quick` with a tenth of the runs and masks."""
-    copies, masks = (1_000, 10_000) if quick else (10_000, 100_000)
+@contextmanager
+def copied(folder: Path, copies: int) -> Iterator[tuple[str, list[Record]]]:
+    """An MLflow server on PostgreSQL with so many copied runs, and the runs of a real mask that they are copies of."""
     with Postgres() as postgres, mlflow_on(postgres.url, folder) as uri:
         home = new_home(folder / "home")
         sweep = [sys.executable, "-m", "jobs", str(SMOKE)]
@@ -156,6 +157,13 @@ def catalog_measures(folder: Path, *, quick: bool) -> Measures:
         confirmed = next(one for one in real if one.kind == "confirmation" and one.params["controls"])
         pattern = [one for one in real if one.mask == confirmed.mask]
         copy_runs(postgres.url, [one.run for one in pattern], copies // len(pattern))
+        yield uri, pattern
+
+
+def catalog_measures(folder: Path, *, quick: bool) -> Measures:
+    """The catalog's measures; `quick` with a tenth of the runs and masks."""
+    copies, masks = (1_000, 10_000) if quick else (10_000, 100_000)
+    with copied(folder, copies) as (uri, pattern):
         faster = _against_mlflow(uri, folder / "same.db")
     slowest = _many(folder / "many.db", pattern, masks)
     return {
@@ -226,10 +234,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.tracking", description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true", help="a tenth of the runs and masks")
+    parser.add_argument("--skip-stack", action="store_true", help="only the catalog")
     options = parser.parse_args()
     os.environ |= CALM
     with tempfile.TemporaryDirectory(prefix="cops-") as folder:
         found = catalog_measures(Path(folder), quick=options.quick)
+        if not options.skip_stack:
+            found |= stack_measures(Path(folder), quick=options.quick)
     show(found, "COPS tracking", as_json=options.json)
 
 

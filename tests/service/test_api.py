@@ -145,10 +145,10 @@ def test_bad_parameters_are_named(client: httpx.Client, path: str, query: dict[s
 
 
 def test_other_methods_are_refused(client: httpx.Client) -> None:
-    answer = client.delete("/v1/masks")
-    assert answer.status_code == 405
-    assert "GET" in answer.headers["Allow"]
-    problem(answer)
+    for path, methods in (("/v1/masks", "GET"), ("/v1/sweeps", "GET, POST")):
+        answer = client.delete(path)
+        assert (answer.status_code, answer.headers["Allow"]) == (405, methods)
+        problem(answer)
 
 
 def test_a_request_keeps_its_id(client: httpx.Client) -> None:

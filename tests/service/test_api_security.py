@@ -299,6 +299,14 @@ def test_a_sweep_names_what_the_server_allows(
     assert answer.status_code == 503
 
 
+def test_without_tokens_nobody_is_admin(fresh: httpx.Client) -> None:
+    """Whoever else uses this machine can ask, too, and must not run code as us."""
+    assert fresh.post("/v1/sweeps", json=workload()).status_code == 503
+    answer = fresh.post("/v1/sweeps", json=workload(model="os:system"))
+    assert answer.status_code == 403
+    assert "cops token create" in answer.json()["detail"]
+
+
 def test_no_secret_is_logged(nowhere: str, tokens: dict[str, str], tmp_path: Path) -> None:
     """Neither tokens, right or wrong, nor what queries and bodies hold; but who asked what is."""
     lines: list[str] = []

@@ -126,9 +126,12 @@ def test_what_fails_for_a_moment_is_asked_again_and_damage_is_told(tmp_path: Pat
     def file(mask_id: str) -> Response:
         return Response(b"other", headers={"ETag": '"0"'})
 
-    with running(app) as address, Client(address, cache=tmp_path / "new") as other:
-        with pytest.raises(ApiError, match="came damaged"):
-            other.mask_file(summary.id)
+    with (
+        running(app) as address,
+        Client(address, cache=tmp_path / "new") as other,
+        pytest.raises(ApiError, match="came damaged"),
+    ):
+        other.mask_file(summary.id)
     assert len(asked) == 3
     assert not list((tmp_path / "new").glob("*"))
 

@@ -118,7 +118,7 @@ def test_submit_follow_stop_resume(client: httpx.Client) -> None:
 
 
 def test_two_at_once_start_one(client: httpx.Client) -> None:
-    """And one that has not begun is ended by ending its job; code by import path is the admin's, here anyone's."""
+    """And one that has not begun is ended by ending its job."""
     tree = yaml.safe_load(SMOKE.read_text()) | {"name": "twice"}
     found: list[httpx.Response] = []
     url = f"{str(client.base_url).rstrip('/')}/v1/sweeps"

@@ -12,7 +12,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def print_json(answer: Any) -> None:
-    """Print an answer of the API as JSON."""
+    """Print an answer as JSON."""
     print(json.dumps(_plain(answer), indent=2))
 
 
@@ -36,4 +36,6 @@ def percent(value: float | None, error: float | None = None) -> str:
 def _plain(answer: Any) -> Any:
     if is_dataclass(answer) and not isinstance(answer, type):
         return asdict(answer)
+    if isinstance(answer, dict):
+        return {name: _plain(one) for name, one in answer.items()}
     return [_plain(one) for one in answer] if isinstance(answer, list) else answer

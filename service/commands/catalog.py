@@ -9,6 +9,7 @@ import typer
 
 from jobs.errors import UserError
 from jobs.settings import Settings
+from service.show import Json, print_json
 
 if TYPE_CHECKING:
     from jobs.tracking import Runs
@@ -18,7 +19,7 @@ app = typer.Typer(help="The catalog of masks, which the API answers from.", no_a
 
 
 @app.command()
-def rebuild() -> None:
+def rebuild(as_json: Json = False) -> None:
     """Make the catalog from nothing, from what MLflow knows; the API goes on answering from the old one meanwhile."""
     with _opened() as (catalog, runs):
         from service import sync
@@ -27,11 +28,14 @@ def rebuild() -> None:
         count = sync.rebuild(catalog, runs)
         seconds = time.monotonic() - began
         masks = catalog.count()
+    if as_json:
+        print_json({"masks": masks, "runs": count, "seconds": seconds})
+        return
     print(f"{masks} masks from {count} runs in {seconds:.1f} s ({count / seconds:.0f} runs/s)")
 
 
 @app.command()
-def check() -> None:
+def check(as_json: Json = False) -> None:
     """Compare the catalog, once it has read the news, with MLflow; print what differs; exit code 1 if anything does."""
     with _opened() as (catalog, runs):
         from service import sync
@@ -40,6 +44,9 @@ def check() -> None:
         sync.deletions(catalog, runs)
         found = sync.differences(catalog, runs)
         masks = catalog.count()
+    if as_json:
+        print_json({"masks": masks, "differences": found})
+        raise typer.Exit(int(bool(found)))
     print("\n".join(found) or f"the catalog and MLflow agree on {masks} masks")
     if found:
         print(f"{len(found)} masks differ: cops catalog rebuild")
