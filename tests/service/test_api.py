@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -249,7 +248,5 @@ def test_docs_need_no_network(client: httpx.Client) -> None:
         page.on("request", lambda request: asked.append(request.url))
         page.goto(f"{str(client.base_url).rstrip('/')}/docs")
         page.get_by_text("/v1/masks/best", exact=True).wait_for(timeout=60_000)
-        if os.environ.get("COPS_SCREENSHOT"):
-            page.screenshot(path=os.environ["COPS_SCREENSHOT"])
         browser.close()
     assert all(url.startswith((str(client.base_url), "data:")) for url in asked), asked
