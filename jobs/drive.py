@@ -1,13 +1,13 @@
 """One sweep from its file to its table: what `python -m jobs` and a Ray job do."""
 
 import os
+import shlex
 import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
 from rich.console import Console
 
@@ -157,13 +157,13 @@ def _register(search: "Search", tracker: "Tracker", session: "Session", console:
 
 def _next_steps(spec: Spec, settings: Settings) -> str:
     workload, api = spec.workloads[0], f"http://{HOST}:{settings.api_port}"
-    query = urlencode({"model": workload.model, "data": workload.data, "sparsity": spec.grid.sparsities[-1]})
+    names = f"{shlex.quote(str(workload.model))} {shlex.quote(str(workload.data))}"
     return "\n".join(
         [
             "To look further:",
-            f"  make serve        MLflow UI http://{HOST}:{settings.mlflow_port}, API {api}/docs",
-            f"  curl '{api}/v1/masks/best?{query}'",
-            f"  curl -o mask.cops '{api}/v1/masks/ID/file'   with the answer's id; then, in Python:",
-            "  cops.Mask.load('mask.cops').apply(model)",
+            f"  make serve        MLflow UI http://{HOST}:{settings.mlflow_port}, API {api}/docs; meanwhile, elsewhere:",
+            "  . .venv/bin/activate",
+            f"  cops best {names} {spec.grid.sparsities[-1]}",
+            "  cops fetch ID     with the answer's id; then, in Python: cops.Mask.load('mask.cops').apply(model)",
         ]
     )

@@ -13,14 +13,15 @@ from jobs.errors import UserError
 log = logging.getLogger(__name__)
 
 APPLICATION = 0x434F5053  # "COPS", in the file's header
-VERSION = 1  # of the tables, and of what `summarise` makes of runs: another one, and the file is made anew
+VERSION = 2  # of the tables, and of what `summarise` makes of runs: another one, and the file is made anew
 BUSY_SECONDS = 30.0
+MAPPED_BYTES = 2**30  # a question may look at all masks of a sparsity
 SQLITE = "", "-wal", "-shm"  # its files
 
 # `rank_*` are metrics with -1 for unknown, which a row value can be compared with. Every order ends in (id, recipe).
 _FILTERED = "target, controls, layout, seed, confirmations"
 TABLES = f"""
-CREATE TABLE runs (run TEXT PRIMARY KEY, mask TEXT NOT NULL, recipe TEXT NOT NULL, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE runs (run TEXT PRIMARY KEY, mask TEXT NOT NULL, recipe TEXT NOT NULL, record TEXT NOT NULL);
 CREATE INDEX runs_of_mask ON runs (mask, recipe);
 CREATE TABLE deleted (run TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -159,6 +160,7 @@ class CatalogFile:
         with suppress(sqlite3.DatabaseError):  # the next statement says so again
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")  # a lost end is read from MLflow again
+            connection.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}")
         return connection
 
     def _fault(self) -> str | None:

@@ -65,14 +65,16 @@ def started(home: Path) -> Iterator[tuple[StackSettings, dict[str, str], str]]:
 @contextmanager
 def held_down(settings: StackSettings, name: str) -> Iterator[None]:
     """Kill -9 all processes of a part and keep it down for as long as the body takes; then it comes back."""
-    for process in of_part(settings, name):
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    stopped = False
-    while not stopped:  # it cannot be before supervisord has started it again
-        with suppress(Fault), supervisor(settings.socket) as call:
-            stopped = call.stopProcess(name)
-        time.sleep(0.05)
+    with supervisor(settings.socket) as call:
+        state = ""
+        while state != "STOPPED":  # supervisord starts it again until it has heard otherwise
+            for process in of_part(settings, name):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            with suppress(Fault):  # it is between two starts
+                call.stopProcess(name, False)
+            time.sleep(0.05)
+            state = call.getProcessInfo(name)["statename"]
     try:
         yield
     finally:

@@ -45,6 +45,10 @@ FINISHED_MASK = f"attributes.status = 'FINISHED' and tags.`{MASK}` != ''"
 NEEDED_TAGS = {PARENT, MASK, RECIPE, TRIAL, KIND}
 NEEDED_PARAMS = {"model", "data", "method", "target", "controls", "sparsity", "seed"}
 NEEDED_METRICS = {"sparsity", "validation_accuracy"}
+KEPT_METRICS = (  # of a record: a catalog of many thousands has no use for the rest
+    *("sparsity", "validation_accuracy", "test_accuracy", "flops_share", "dead_share", "emptied_layers"),
+    "gradient_norm_ratio",
+)
 
 
 class Runs:
@@ -180,7 +184,7 @@ def _record(run: Run) -> Record | None:
         trial=tags[TRIAL],
         kind=kind,
         params=params,
-        metrics=metrics,
+        metrics={name: metrics[name] for name in KEPT_METRICS if name in metrics},
         ended=run.info.end_time or 0,
         mask_sha256=tags.get(MASK_SHA256),
         weights_sha256=tags.get(WEIGHTS_SHA256),

@@ -17,7 +17,6 @@ from service.client.operations import Request, Steps
 
 P = ParamSpec("P")
 T = TypeVar("T")
-URL = "http://127.0.0.1:8050"
 RETRIES = Retry(total=4, backoff_factor=0.5, max_backoff_wait=20)  # of what can be asked twice: not of POST
 SECONDS = 30.0
 
@@ -26,7 +25,7 @@ class _Both:
     """What the two clients share: where the API is, and what was fetched before."""
 
     def __init__(self, url: str | None = None, token: str | None = None, cache: Path | None = None) -> None:
-        self.url = (url or os.environ.get("COPS_API_URL") or URL).rstrip("/")
+        self.url = (url or os.environ.get("COPS_API_URL") or _here()).rstrip("/")
         token = token or os.environ.get("COPS_API_TOKEN")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._cache = Cache(cache or user_cache_path("cops") / "files")
@@ -38,6 +37,11 @@ class _Both:
         return ApiError(
             f"no API answers at {self.url} ({error}): start one with `cops serve` or `cops up`, or set COPS_API_URL"
         )
+
+
+def _here() -> str:
+    """Where `cops serve` listens."""
+    return f"http://127.0.0.1:{os.environ.get('COPS_API_PORT', '8050')}"
 
 
 def _waiting(operation: Callable[Concatenate[Cache, P], Steps[T]]) -> Callable[Concatenate["Client", P], T]:

@@ -31,6 +31,7 @@ def client_environment(settings: StackSettings) -> dict[str, str]:
         "COPS_STUDIES": settings.database_url(postgres.STUDIES),
         "COPS_MLFLOW_PORT": str(settings.stack_mlflow_port),
         "COPS_API_PORT": str(settings.stack_api_port),
+        "COPS_API_URL": settings.api_url,
         "RAY_ADDRESS": f"{HOST}:{settings.stack_ray_port}",
         "RAY_API_SERVER_ADDRESS": settings.dashboard_url,
         "RAY_AUTH_MODE": "token",
