@@ -1,4 +1,4 @@
-"""`python -m tests.infra.image [cpu|s3]`: what building an image does, without docker; minutes, and 2 GB in the temp folder.
+"""`python -m tests.infra.image [cpu|s3]`: what building an image does, without docker; minutes, and 2 GB on disk.
 
 The files that Dockerfile.dockerignore lets through are copied, install.sh runs on them, and what is installed is
 compared with constraints.txt and started.
@@ -23,9 +23,13 @@ TRIED = {
 
 def context(folder: Path) -> None:
     """Copy what docker would send to the build."""
-    rules = [line for line in (DOCKER / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] not in ("", "#")]
+    rules = [
+        line for line in (DOCKER / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] not in ("", "#")
+    ]
     kept = [rule.removeprefix("!") for rule in rules if rule.startswith("!")]
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, text=True, capture_output=True, check=True).stdout.splitlines()
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, text=True, capture_output=True, check=True
+    ).stdout.splitlines()
     for name in files:
         if any(name == rule or fnmatch(name, f"{rule}/*") for rule in kept):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +57,9 @@ def main(kind: str) -> int:
         found = json.loads(subprocess.run(listing, text=True, capture_output=True, check=True).stdout)
         versions = {_normal(one["name"]): one["version"].partition("+")[0] for one in found}
         own = {"pip", "setuptools", "cops-sweep"}
-        loose = {name: version for name, version in versions.items() if name not in own and pinned().get(name) != version}
+        loose = {
+            name: version for name, version in versions.items() if name not in own and pinned().get(name) != version
+        }
         print(f"{len(versions)} packages; not as pinned: {loose or 'none'}")
         for command in TRIED[kind]:
             program, *arguments = command.split()
