@@ -52,7 +52,8 @@ def main(kind: str) -> int:
         source, environment = Path(temporary, "src"), Path(temporary, "cops")
         source.mkdir()
         context(source)
-        subprocess.run([source / "infra" / "docker" / "install.sh", environment, kind], cwd=source, check=True)
+        install: list[str | Path] = [source / "infra" / "docker" / "install.sh", environment, kind]
+        subprocess.run(install, cwd=source, check=True)
         listing = [environment / "bin" / "python", "-m", "pip", "list", "--format", "json"]
         found = json.loads(subprocess.run(listing, text=True, capture_output=True, check=True).stdout)
         versions = {_normal(one["name"]): one["version"].partition("+")[0] for one in found}
@@ -63,9 +64,8 @@ def main(kind: str) -> int:
         print(f"{len(versions)} packages; not as pinned: {loose or 'none'}")
         for command in TRIED[kind]:
             program, *arguments = command.split()
-            ended = subprocess.run(
-                [environment / "bin" / program, *arguments], cwd=source, text=True, capture_output=True, check=False
-            )
+            line: list[str | Path] = [environment / "bin" / program, *arguments]
+            ended = subprocess.run(line, cwd=source, text=True, capture_output=True, check=False)
             print(f"{'ok' if ended.returncode == 0 else 'FAILED'}: {command}")
             if ended.returncode:
                 print(ended.stdout, ended.stderr)

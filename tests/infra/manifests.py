@@ -75,8 +75,9 @@ def compose_environment() -> dict[str, str]:
 def compose(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`docker compose`, without a daemon and without the user's own .env."""
     file = INFRA / "compose" / "compose.yaml"
-    base = [BIN / "docker-compose", "--env-file", os.devnull, "--file", file, "--profile", "*"]
-    return run(*base, *options, **environment)
+    return run(
+        BIN / "docker-compose", "--env-file", os.devnull, "--file", file, "--profile", "*", *options, **environment
+    )
 
 
 @cache

@@ -46,8 +46,9 @@ def validate(document: dict[str, Any]) -> None:
 
 @cache
 def _registry() -> Registry[Any]:
-    definitions = Resource.from_contents(json.loads(DEFINITIONS.read_text()))
-    return Registry[Any]().with_resource("kubernetes", definitions)
+    definitions: Resource[Any] = Resource.from_contents(json.loads(DEFINITIONS.read_text()))
+    registry: Registry[Any] = Registry().with_resource("kubernetes", definitions)
+    return registry
 
 
 def test_compose_takes_the_file() -> None:
