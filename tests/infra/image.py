@@ -54,7 +54,7 @@ def main(kind: str) -> int:
         context(source)
         install: list[str | Path] = [source / "infra" / "docker" / "install.sh", environment, kind]
         subprocess.run(install, cwd=source, check=True)
-        listing = [environment / "bin" / "python", "-m", "pip", "list", "--format", "json"]
+        listing: list[str | Path] = [environment / "bin" / "python", "-m", "pip", "list", "--format", "json"]
         found = json.loads(subprocess.run(listing, text=True, capture_output=True, check=True).stdout)
         versions = {_normal(one["name"]): one["version"].partition("+")[0] for one in found}
         own = {"pip", "setuptools", "cops-sweep"}

@@ -40,6 +40,7 @@ FOREIGN = {  # variables of programs that the code does not start, or of librari
     "COPS_CODE_VERSION": "jobs.provenance",
     "NVIDIA_VISIBLE_DEVICES": "NVIDIA's container runtime",
     "NVIDIA_DRIVER_CAPABILITIES": "NVIDIA's container runtime",
+    "FORWARDED_ALLOW_IPS": "uvicorn",
     "PATH": "shells",
     "PYTHONUNBUFFERED": "Python",
 }
