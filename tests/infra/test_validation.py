@@ -2,9 +2,12 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import jsonschema
@@ -73,6 +76,29 @@ def test_compose_waits_for_what_is_well() -> None:
 def test_dockerfile_is_clean() -> None:
     done = run(BIN / "hadolint", INFRA / "docker" / "Dockerfile")
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_images_health_check_asks_readyz() -> None:
+    text = (INFRA / "docker" / "Dockerfile").read_text()
+    (given,) = re.findall(r"^HEALTHCHECK (?:.*\\\n)*\s*CMD (\[.*\])$", text, re.MULTILINE)
+    _, *arguments = json.loads(given)
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200 if len(asked) == 1 else 503)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        port = str(server.server_port)
+        codes = [run(sys.executable, *arguments, COPS_API_PORT=port).returncode for _ in range(2)]
+        server.shutdown()
+    assert (codes, asked) == ([0, 1], ["/readyz", "/readyz"])
 
 
 @pytest.mark.parametrize("script", sorted((INFRA / "docker").glob("*.sh")), ids=lambda path: path.name)

@@ -1,4 +1,5 @@
-{{/* The spec of a RayCluster, for one that stays and for that of a sweep. KubeRay adds the probes of Ray's pods. */}}
+{{/* The spec of a RayCluster, for one that stays and for that of a sweep. KubeRay adds to Ray's
+pods their probes and /dev/shm. */}}
 {{- define "cops.cluster" -}}
 {{- $root := .root -}}
 {{- $fixed := and .root.Values.kueue.queue (not .root.Values.kueue.elastic) -}}
@@ -55,18 +56,24 @@ headGroupSpec:
             {{- toYaml .root.Values.ray.head.resources | nindent 12 }}
           securityContext:
             {{- include "cops.restricted" .root | nindent 12 }}
+          {{- if or .sweep .root.Values.ray.dataClaim }}
           volumeMounts:
-            - {name: shm, mountPath: /dev/shm}
-            {{- if .sweep }}
+            {{- with .root.Values.ray.dataClaim }}
+            - {name: data, mountPath: /data, readOnly: true}
+            {{- end }}
+            {{- with .sweep }}
             - {name: sweep, mountPath: /etc/cops/sweep, readOnly: true}
             {{- end }}
       volumes:
-        - name: shm
-          emptyDir: {medium: Memory, sizeLimit: 2Gi}
-        {{- if .sweep }}
-        - name: sweep
-          configMap: {name: {{ .sweep }}}
+        {{- with .root.Values.ray.dataClaim }}
+        - name: data
+          persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}
         {{- end }}
+        {{- with .sweep }}
+        - name: sweep
+          configMap: {name: {{ . }}}
+        {{- end }}
+          {{- end }}
 workerGroupSpecs:
   {{- range .root.Values.ray.groups }}
   - groupName: {{ .name }}
@@ -113,11 +120,13 @@ workerGroupSpecs:
               {{- include "cops.restricted" $root | nindent 14 }}
             ports:
               - {name: metrics, containerPort: 8080}
+            {{- with $root.Values.ray.dataClaim }}
             volumeMounts:
-              - {name: shm, mountPath: /dev/shm}
+              - {name: data, mountPath: /data, readOnly: true}
         volumes:
-          - name: shm
-            emptyDir: {medium: Memory, sizeLimit: 2Gi}
+          - name: data
+            persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}
+            {{- end }}
   {{- end }}
 {{- end }}
 
