@@ -16,7 +16,7 @@ from mlflow import environment_variables as mlflow_variables
 from jobs.settings import Settings
 from service.stack import environment, s3
 from service.stack.settings import BUCKET, USER, StackSettings
-from tests.infra.image import pinned
+from tests.infra.image import context, pinned
 from tests.infra.manifests import (
     CHART,
     EXAMPLES,
@@ -236,6 +236,14 @@ def test_versions() -> None:
     assert images == [major, major]
     python = re.findall(r"^ARG PYTHON=(\d+\.\d+)", DOCKERFILE, re.MULTILINE)
     assert python == [PROJECT["requires-python"].removeprefix(">=")]
+
+
+def test_the_images_are_built_from_what_they_need(tmp_path: Path) -> None:
+    context(tmp_path)
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "infra/docker/install.sh"} <= found
+    assert {"jobs/sweeps/smoke.yaml", "service/stack/supervisord.conf", "cops/py.typed"} <= found
+    assert {name.partition("/")[0] for name in found if "/" in name} == {"cops", "jobs", "service", "infra"}
 
 
 def test_names_of_the_stores() -> None:
