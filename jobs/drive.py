@@ -161,7 +161,7 @@ def _next_steps(spec: Spec, settings: Settings) -> str:
     return "\n".join(
         [
             "To look further:",
-            f"  make serve        MLflow UI http://{HOST}:{settings.mlflow_port}, API {api}/docs; meanwhile, elsewhere:",
+            f"  make serve        MLflow UI http://{HOST}:{settings.mlflow_port}, API {api}/docs; beside it:",
             "  . .venv/bin/activate",
             f"  cops best {names} {spec.grid.sparsities[-1]}",
             "  cops fetch ID     with the answer's id; then, in Python: cops.Mask.load('mask.cops').apply(model)",
