@@ -169,6 +169,8 @@ def build_model(name: str, data: Dataset, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         try:
             model = build(**{key: value for key, value in given.items() if key in takes}, **reference.options)
+        except UserError as error:
+            raise UserError(f"model '{name}': {error}") from error
         except Exception as error:
             raise UserError(f"model '{name}' cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
