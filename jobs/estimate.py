@@ -10,7 +10,7 @@ from jobs.plan import Cell, Trial, ablations, cells, confirmations, scores_neede
 from jobs.spec import Spec
 from jobs.studies import STEP as VALUE_STEP
 from jobs.studies import grid
-from jobs.workloads import build_model, load_data
+from jobs.workloads import build_model, outlined
 
 GPU_SPEED, CORE_SPEED = 1e13, 1e10  # operations per second that training gets out of a GPU, and out of a CPU core
 STEP = 3  # a training step costs about three forward passes
@@ -43,7 +43,7 @@ class Estimate:
 def estimates(spec: Spec) -> dict[Cell, Estimate]:
     """What each cell takes if nothing of it has been run before.
 
-    Builds the networks and reads the data, but trains and scores nothing.
+    Builds the networks and reads the data whose sizes are not known; downloads, trains and scores nothing.
 
     Raises:
         UserError: a network cannot be built, or data cannot be read.
@@ -52,7 +52,7 @@ def estimates(spec: Spec) -> dict[Cell, Estimate]:
     @cache
     def forward(model: str, data: str) -> tuple[float, int, int]:
         """Operations of one sample's forward pass; numbers of training and of validation samples."""
-        dataset = load_data(data).first(spec.samples)
+        dataset = outlined(data).first(spec.samples)
         network = build_model(model, dataset, spec.seed)
         cost = 2 * sum(multiply_adds(network, dataset.ready(dataset.train[0][:1])).values())
         return cost, len(dataset.train[1]), len(dataset.validation[1])

@@ -30,12 +30,18 @@ from pydantic_core import CoreSchema
 from torch import nn
 
 from cops.network import untouched
+from jobs import downloads
 from jobs.data import Dataset, Samples, digits
+from jobs.downloads import SIZES, outline
 from jobs.errors import UserError, one_line, unknown
 from jobs.images import image_folder, look
 from jobs.models import MODELS
 
-DATA: dict[str, Callable[..., Dataset]] = {"digits": digits, "image_folder": image_folder}
+DATA: dict[str, Callable[..., Dataset]] = {
+    "digits": digits,
+    **{name: getattr(downloads, name) for name in SIZES},
+    "image_folder": image_folder,
+}
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 GIVEN = ("shape", "classes", "num_classes")  # what a model is given by its data
 
@@ -132,7 +138,8 @@ class DataReference(Reference):
             UserError: there are none.
         """
         if self.shipped.get(self.name) is image_folder:
-            look(str(self.options["path"]))
+            options: dict[str, Any] = self.options
+            look(**{name: value for name, value in options.items() if name in ("path", "test", "sha256")})
 
 
 @cache
@@ -153,6 +160,19 @@ def load_data(name: str) -> Dataset:
     if not isinstance(found, Dataset):
         raise UserError(f"data set '{name}' gives {type(found).__name__}: it should give a jobs.data.Dataset")
     return found
+
+
+def outlined(name: str) -> Dataset:
+    """A data set as `load_data` gives it, or, where its sizes are known, images of those sizes without any content.
+
+    Raises:
+        UserError: as `load_data`.
+    """
+    reference = DataReference.model_validate(name)
+    if reference.name not in SIZES:
+        return load_data(name)
+    defaults = inspect.signature(reference.find()).parameters
+    return outline(SIZES[reference.name], float(reference.options.get("validation", defaults["validation"].default)))
 
 
 def build_model(name: str, data: Dataset, seed: int) -> nn.Module:
