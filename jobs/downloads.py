@@ -33,24 +33,34 @@ SIZES: dict[str, Size] = {
 }
 
 
+KINDS: dict[str, tuple[str, dict[str, str]]] = {  # torchvision's classes and their options
+    "mnist": ("MNIST", {}),
+    "fashion_mnist": ("FashionMNIST", {}),
+    "kmnist": ("KMNIST", {}),
+    "emnist": ("EMNIST", {"split": "balanced"}),
+    "cifar10": ("CIFAR10", {}),
+    "cifar100": ("CIFAR100", {}),
+}
+
+
 def mnist(*, validation: Share = 0.1, seed: Seed = 0) -> Dataset:
     """MNIST: 70,000 handwritten digits of 28 x 28 pixels (LeCun et al., 1998)."""
-    return _loaded("MNIST", validation, seed)
+    return _loaded("mnist", validation, seed)
 
 
 def fashion_mnist(*, validation: Share = 0.1, seed: Seed = 0) -> Dataset:
     """Fashion-MNIST: 70,000 articles of clothing of 28 x 28 pixels, 10 classes (Xiao et al., 2017)."""
-    return _loaded("FashionMNIST", validation, seed)
+    return _loaded("fashion_mnist", validation, seed)
 
 
 def kmnist(*, validation: Share = 0.1, seed: Seed = 0) -> Dataset:
     """Kuzushiji-MNIST: 70,000 cursive Japanese characters of 28 x 28 pixels, 10 classes (Clanuwat et al., 2018)."""
-    return _loaded("KMNIST", validation, seed)
+    return _loaded("kmnist", validation, seed)
 
 
 def emnist(*, validation: Share = 0.1, seed: Seed = 0) -> Dataset:
     """EMNIST Balanced: 131,600 letters and digits of 28 x 28 pixels, 47 classes (Cohen et al., 2017)."""
-    return _loaded("EMNIST", validation, seed, split="balanced")
+    return _loaded("emnist", validation, seed)
 
 
 def cifar10(*, validation: Share = 0.1, seed: Seed = 0) -> Dataset:
@@ -58,12 +68,12 @@ def cifar10(*, validation: Share = 0.1, seed: Seed = 0) -> Dataset:
 
     Its files are pickles: torchvision reads them only if their MD5 is the published one.
     """
-    return _loaded("CIFAR10", validation, seed)
+    return _loaded("cifar10", validation, seed)
 
 
 def cifar100(*, validation: Share = 0.1, seed: Seed = 0) -> Dataset:
     """CIFAR-100: 60,000 photographs of 32 x 32 pixels, 100 classes (Krizhevsky, 2009); read as CIFAR-10."""
-    return _loaded("CIFAR100", validation, seed)
+    return _loaded("cifar100", validation, seed)
 
 
 def tiny_imagenet(*, validation: Share = 0.1, seed: Seed = 0) -> Dataset:
@@ -71,13 +81,7 @@ def tiny_imagenet(*, validation: Share = 0.1, seed: Seed = 0) -> Dataset:
 
     Test samples are its validation images, as in all papers: the labels of its test images are not public.
     """
-    utils = library("torchvision.datasets.utils", "vision")
-
-    def fetch(folder: Path) -> Path:
-        utils.download_url(TINY[0], folder, "tiny-imagenet-200.zip", TINY[1])
-        return folder / "tiny-imagenet-200.zip"
-
-    path = str(_fetched("tiny_imagenet", fetch))
+    path = str(_archive())
     with opened(path, None, "download it again") as (names, read):
         training: dict[str, list[str]] = {}
         for name in names:
@@ -105,13 +109,42 @@ def outline(size: Size, validation: float) -> Dataset:
     return Dataset(part(training - steer), part(steer), part(test), classes, statistics)
 
 
-def _loaded(name: str, validation: float, seed: int, **options: Any) -> Dataset:
-    kind = getattr(library("torchvision.datasets", "vision"), name)
-    parts = _fetched(
-        name, lambda folder: [kind(folder, train=train, download=True, **options) for train in (True, False)]
-    )
+def look(name: str) -> None:
+    """Download a data set, unless it is there.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    if name == "tiny_imagenet":
+        _archive()
+    else:
+        _parts(name)
+
+
+def _loaded(name: str, validation: float, seed: int) -> Dataset:
+    parts = _parts(name)
     train, test = (_samples(part) for part in parts)
     return parted(f"data set {name}", train, test, len(parts[0].classes), validation, seed)
+
+
+def _parts(name: str) -> list[Any]:
+    """Training and test part, as torchvision reads them."""
+    kind, options = KINDS[name]
+    build = getattr(library("torchvision.datasets", "vision"), kind)
+    return list(
+        _fetched(name, lambda at: [build(at, train=train, download=True, **options) for train in (True, False)])
+    )
+
+
+def _archive() -> Path:
+    """Tiny ImageNet's zip archive."""
+    utils = library("torchvision.datasets.utils", "vision")
+
+    def fetch(folder: Path) -> Path:
+        utils.download_url(TINY[0], folder, "tiny-imagenet-200.zip", TINY[1])
+        return folder / "tiny-imagenet-200.zip"
+
+    return Path(_fetched("tiny_imagenet", fetch))
 
 
 def _samples(part: Any) -> Samples:

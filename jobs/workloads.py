@@ -132,11 +132,13 @@ class DataReference(Reference):
     shipped: ClassVar[Mapping[str, Callable[..., Any]]] = DATA
 
     def look(self) -> None:
-        """Look for the files of an image folder.
+        """Look for the files of an image folder; download those of a public data set, unless they are there.
 
         Raises:
             UserError: there are none.
         """
+        if self.name in SIZES:
+            downloads.look(self.name)
         if self.shipped.get(self.name) is image_folder:
             options: dict[str, Any] = self.options
             look(**{name: value for name, value in options.items() if name in ("path", "test", "sha256")})

@@ -23,7 +23,7 @@ from jobs.data import Dataset
 from jobs.downloads import SIZES
 from jobs.errors import UserError
 from jobs.models.libraries import library
-from jobs.workloads import DATA, load_data, outlined
+from jobs.workloads import DATA, DataReference, load_data, outlined
 
 pytestmark = pytest.mark.usefixtures("torchvision")
 
@@ -145,7 +145,7 @@ def test_a_changed_pickle_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(kind, "url", "http://127.0.0.1:9/cifar.tar.gz")
     with (folder / kind.base_folder / "data_batch_2").open("ab") as file:
         file.write(b"!")
-    with pytest.raises(UserError, match=r"data set CIFAR10 cannot be had: .*COPS_DATA") as caught:
+    with pytest.raises(UserError, match=r"data set cifar10 cannot be had: .*COPS_DATA") as caught:
         load_data("cifar10")
     assert str(folder) in str(caught.value)
 
@@ -201,7 +201,10 @@ def test_packed_files_are_unpacked_and_what_is_downloaded_is_checked(
         resources.append((f"{file.name}.gz", hashlib.md5(packed).hexdigest()))
     monkeypatch.setattr(kind, "mirrors", [served(source)])
     monkeypatch.setattr(kind, "resources", [(resources[0][0], "0" * 32), *resources[1:]])
-    with pytest.raises(UserError, match="data set MNIST cannot be had"):
-        load_data("mnist")
+    for ask in (load_data, lambda name: DataReference.model_validate(name).look()):
+        with pytest.raises(UserError, match="data set mnist cannot be had"):
+            ask("mnist")
     monkeypatch.setattr(kind, "resources", resources)
+    DataReference.model_validate("mnist").look()
+    monkeypatch.setattr(kind, "mirrors", [])
     check(load_data("mnist(validation=0.25)"), 10, 5)
