@@ -32,10 +32,11 @@ def to_torch_prune(model: nn.Module, mask: Mask) -> nn.Module:
     return model
 
 
-def to_onnx(model: nn.Module, mask: Mask, example: Tensor, path: str | Path) -> None:
+def to_onnx(model: nn.Module, mask: Mask | None, example: Tensor, path: str | Path) -> None:
     """Write the pruned network, in eval mode, as one ONNX file; needs the extra `export`.
 
-    Removed weights are stored as zeros. `example` is one batch of inputs, `(n, ...)`; the file takes batches of any
+    Removed weights are stored as zeros; without a mask the network is taken as it is, such as a smaller one (see
+    `cops.shrink`). `example` is one batch of inputs, `(n, ...)`; the file takes batches of any
     size. The model is left as it was.
 
     Raises:
@@ -45,7 +46,9 @@ def to_onnx(model: nn.Module, mask: Mask, example: Tensor, path: str | Path) -> 
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise ImportError(f"ONNX files need {' and '.join(missing)}: pip install 'cops-sweep[export]'")
-    network = mask.apply(deepcopy(model)).eval()
+    network = deepcopy(model).eval()
+    if mask is not None:
+        mask.apply(network)
     try:
         with torch.no_grad():
             network(example)

@@ -10,9 +10,12 @@ from jobs.plan import Cell, Trial, ablations, cells, confirmations, scores_neede
 from jobs.spec import Spec
 from jobs.studies import STEP as VALUE_STEP
 from jobs.studies import grid
-from jobs.workloads import build_model, load_data
+from jobs.workloads import build_model, outlined
 
 GPU_SPEED, CORE_SPEED = 1e13, 1e10  # operations per second that training gets out of a GPU, and out of a CPU core
+GPU_CALL = (
+    3e-4  # seconds to start a layer's kernels in a step, normalisation and update included: small layers take longer
+)
 STEP = 3  # a training step costs about three forward passes
 
 
@@ -26,6 +29,7 @@ class Estimate:
         ablation: number of ablation runs.
         rounds: number of score vectors that trials take again in their rounds.
         operations: floating-point operations of all that, of which a multiply-add is two.
+        calls: layers times training steps of all that.
     """
 
     search: int
@@ -33,39 +37,50 @@ class Estimate:
     ablation: int
     rounds: int
     operations: float
+    calls: float
 
     @property
     def trials(self) -> int:
         """Number of trials of all kinds."""
         return self.search + self.confirmation + self.ablation
 
+    def hours(self, gpu: float) -> float:
+        """GPU hours, or CPU core hours if a trial takes no GPU.
+
+        A GPU computes or waits for the next layer to be started; while it waits, trials that share it go on.
+        """
+        seconds = max(self.operations / GPU_SPEED, gpu * self.calls * GPU_CALL) if gpu else self.operations / CORE_SPEED
+        return seconds / 3600
+
 
 def estimates(spec: Spec) -> dict[Cell, Estimate]:
     """What each cell takes if nothing of it has been run before.
 
-    Builds the networks and reads the data, but trains and scores nothing.
+    Builds the networks and reads the data whose sizes are not known; downloads, trains and scores nothing.
 
     Raises:
         UserError: a network cannot be built, or data cannot be read.
     """
 
     @cache
-    def forward(model: str, data: str) -> tuple[float, int, int]:
-        """Operations of one sample's forward pass; numbers of training and of validation samples."""
-        dataset = load_data(data).first(spec.samples)
+    def forward(model: str, data: str) -> tuple[float, int, int, int]:
+        """Operations of one sample's forward pass, number of layers; numbers of training and of validation samples."""
+        dataset = outlined(data).first(spec.samples)
         network = build_model(model, dataset, spec.seed)
-        cost = 2 * sum(multiply_adds(network, dataset.ready(dataset.train[0][:1])).values())
-        return cost, len(dataset.train[1]), len(dataset.validation[1])
+        cost = multiply_adds(network, dataset.ready(dataset.train[0][:1]))
+        return 2 * sum(cost.values()), len(cost), len(dataset.train[1]), len(dataset.validation[1])
 
     found = {}
     for cell in cells(spec):
         winner = Trial(cell, (), ())
         counts = _search_trials(spec, cell), len(confirmations(spec, winner)), len(ablations(spec, winner))
-        cost, training, validation = forward(cell.model, cell.data)
+        cost, layers, training, validation = forward(cell.model, cell.data)
         scores = len((*cell.target, *cell.controls)) * cell.rounds if cell.rounds > 1 else 0
         scoring = min(spec.scoring.batches * spec.scoring.batch_size, training)
         passes = spec.training.epochs * (STEP * training + validation) + STEP * scores * scoring
-        found[cell] = Estimate(*counts, rounds=sum(counts) * scores, operations=sum(counts) * passes * cost)
+        steps = spec.training.epochs * -(-training // spec.training.batch_size) + scores * spec.scoring.batches
+        total = sum(counts)
+        found[cell] = Estimate(*counts, total * scores, operations=total * passes * cost, calls=total * steps * layers)
     return found
 
 
@@ -80,9 +95,9 @@ def dry_run(spec: Spec) -> Table:
     trials = sum(one.trials for one in every.values())
     kinds = [f"{total[kind]} {kind}" for kind in ("search", "confirmation", "ablation") if total[kind]]
     baselines = sum(not cell.tunable for cell in every)
-    gpu = spec.resources.gpu > 0
-    hours = total["operations"] / (GPU_SPEED if gpu else CORE_SPEED) / 3600
-    speed = "10 TFLOP/s per GPU" if gpu else "10 GFLOP/s per CPU core"
+    gpu = spec.resources.gpu
+    hours = sum(one.hours(gpu) for one in every.values())
+    speed = "10 TFLOP/s per GPU, 0.3 ms per layer and step" if gpu else "10 GFLOP/s per CPU core"
 
     table = Table(title=f"sweep '{spec.name}' would run", title_justify="left", box=None, show_header=False)
     table.add_row("cells", str(len(every)), f"{len(every) - baselines} tuned, {baselines} baselines")
@@ -91,7 +106,11 @@ def dry_run(spec: Spec) -> Table:
     if total["rounds"]:
         table.add_row("", str(total["rounds"]), "taken again within trials, in rounds")
     unit = "GPU hours" if gpu else "CPU core hours"
-    table.add_row(unit, f"{hours:.2g}", f"a rough guess: multiply-adds of training, at {speed}")
+    table.add_row(
+        unit,
+        f"{float(f'{hours:.2g}'):,g}",
+        f"a rough guess: multiply-adds of training, at {speed}; none is stopped early",
+    )
     return table
 
 

@@ -1,12 +1,11 @@
-"""A data set of image files: train/CLASS/* and test/CLASS/* in a folder or in a zip archive."""
+"""A data set of image files: train/CLASS/* and test/CLASS/* in a folder or a zip archive, here or in S3."""
 
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated
 
 import numpy as np
@@ -17,89 +16,84 @@ from torch import Tensor
 
 from jobs.data import Dataset, Samples
 from jobs.errors import UserError
+from jobs.files import Read, opened
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0)]
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 LAYOUT = "give a folder or zip archive that holds train/CLASS/* and test/CLASS/* (JPEG or PNG files)"
-Read = Callable[[str], bytes]
 
 
 def image_folder(
     *,
     path: str,
     size: Annotated[int, Field(ge=1, le=4096)] | None = None,
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1,
-    seed: Annotated[int, Field(ge=0)] = 0,
+    validation: Share = 0.1,
+    seed: Seed = 0,
+    test: Annotated[str, Field(pattern=r"[^/]+")] = "test",
+    sha256: Annotated[str, Field(pattern="[0-9a-f]{64}")] | None = None,
 ) -> Dataset:
-    """Images of a folder or a zip archive, decoded once and kept as uint8.
+    """Images of a folder or a zip archive, here or in S3, decoded once and kept as uint8.
 
     Args:
-        path: holds train/CLASS/* and test/CLASS/*, JPEG or PNG files; classes are numbered in alphabetical order.
+        path: holds train/CLASS/* and test/CLASS/*, JPEG or PNG files; classes are numbered in alphabetical order. An
+            archive in S3, s3://bucket/images.zip, is fetched once per node; of a folder there, each image by itself.
         size: height and width that every image is resized to; None where all have one size already.
         validation: fraction of each class's training images that steers the search instead.
         seed: of that split.
+        test: folder of the test images, such as ImageNet's val.
+        sha256: of an archive, which is refused if it has another.
 
     Raises:
-        UserError: no such path, no images, classes that differ, an image that cannot be decoded or has another size.
+        UserError: no such path, no images, classes that differ, an image that cannot be decoded or has another size,
+            an archive with another checksum, or more than fits in memory.
     """
-    with _opened(path) as (names, read):
-        train, test = _listed(path, names)
-        classes = list(train)
-        inputs, labels = _decode(path, read, train, classes, size)
-        final = _decode(path, read, test, classes, size or tuple(inputs.shape[2:]))
-    order = torch.randperm(len(final[1]), generator=torch.Generator().manual_seed(seed))  # some first ones: all classes
-    fit, steer = _split(labels, validation, seed)
-    if not len(steer) or not len(fit):
-        raise UserError(
-            f"data set '{path}': options.validation = {validation} of {len(labels)} training images leaves "
-            f"{len(fit)} for training and {len(steer)} for validation: neither can do without"
-        )
-    statistics = _statistics(inputs[fit])
-    return Dataset(
-        (inputs[fit], labels[fit]),
-        (inputs[steer], labels[steer]),
-        (final[0][order], final[1][order]),
-        len(classes),
-        statistics,
-    )
+    with opened(path, sha256, LAYOUT) as (names, read):
+        training, final = _listed(path, names, test)
+        classes = list(training)
+        inputs, labels = decode(path, read, training, classes, size)
+        rest = decode(path, read, final, classes, size or tuple(inputs.shape[2:]))
+    return parted(f"data set '{path}'", (inputs, labels), rest, len(classes), validation, seed)
 
 
-def look(path: str) -> None:
+def look(path: str, test: str = "test", sha256: str | None = None) -> None:
     """Look for the images of a path, without decoding any.
 
     Raises:
         UserError: no such path, no images, or classes that differ.
     """
-    with _opened(path) as (names, _):
-        _listed(path, names)
+    with opened(path, sha256, LAYOUT) as (names, _):
+        _listed(path, names, test)
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[tuple[list[str], Read]]:
-    """Names of all files below `path`, sorted, with `/`; and what reads one. Threads may read at once."""
-    root = Path(path).expanduser()
-    if root.is_dir():
-        files = (Path(folder, file) for folder, _, inside in os.walk(root) for file in inside)
-        yield sorted(file.relative_to(root).as_posix() for file in files), lambda name: (root / name).read_bytes()
-    elif root.is_file():
-        try:
-            with zipfile.ZipFile(root) as archive:
-                yield sorted(archive.namelist()), archive.read
-        except zipfile.BadZipFile as error:
-            raise UserError(f"data set '{path}' is no zip archive: {error}; {LAYOUT}") from None
-    else:
-        raise UserError(f"data set '{path}' does not exist: {LAYOUT}")
+def parted(where: str, train: Samples, test: Samples, classes: int, validation: float, seed: int) -> Dataset:
+    """A data set of uint8 images: the same fraction of every class becomes validation samples, drawn by `seed`.
+
+    Raises:
+        UserError: a part is left without samples.
+    """
+    inputs, labels = train
+    order = torch.randperm(len(test[1]), generator=torch.Generator().manual_seed(seed))  # some first ones: all classes
+    fit, steer = _split(labels, validation, seed)
+    if not len(steer) or not len(fit):
+        raise UserError(
+            f"{where}: options.validation = {validation} of {len(labels)} training images leaves "
+            f"{len(fit)} for training and {len(steer)} for validation: neither can do without"
+        )
+    parts = (inputs[fit], labels[fit]), (inputs[steer], labels[steer]), (test[0][order], test[1][order])
+    return Dataset(*parts, classes, _statistics(parts[0][0]))
 
 
-def _listed(path: str, names: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _listed(path: str, names: Sequence[str], test: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Image files of train and of test, by class."""
-    train, test = (_by_class(path, names, part) for part in ("train", "test"))
-    if foreign := sorted(set(test) - set(train)):
-        raise UserError(f"data set '{path}': test/{foreign[0]} has images, train/{foreign[0]} has none")
-    return train, test
+    training, final = (_by_class(path, names, part) for part in ("train", test))
+    if foreign := sorted(set(final) - set(training)):
+        raise UserError(f"data set '{path}': {test}/{foreign[0]} has images, train/{foreign[0]} has none")
+    return training, final
 
 
 def _by_class(path: str, names: Sequence[str], part: str) -> dict[str, list[str]]:
-    """Image files of `train` or `test`, by class, in alphabetical order."""
+    """Image files of one part, by class, in alphabetical order."""
     found: dict[str, list[str]] = {}
     for name in names:
         parts = PurePosixPath(name).parts
@@ -110,10 +104,14 @@ def _by_class(path: str, names: Sequence[str], part: str) -> dict[str, list[str]
     return found
 
 
-def _decode(
+def decode(
     path: str, read: Read, files: dict[str, list[str]], classes: list[str], size: int | tuple[int, ...] | None
 ) -> Samples:
-    """Images (n, 3, height, width) uint8 and labels (n,), class by class."""
+    """Images (n, 3, height, width) uint8 and labels (n,), class by class.
+
+    Raises:
+        UserError: an image cannot be decoded, or is not of the others' size; or they do not fit in memory.
+    """
     names = [name for kind in files.values() for name in kind]
     labels = torch.tensor([classes.index(kind) for kind, group in files.items() for _ in group])
 
@@ -126,6 +124,7 @@ def _decode(
         return picture.resize((size, size), Image.Resampling.BILINEAR) if isinstance(size, int) else picture
 
     height, width = size if isinstance(size, tuple) else np.asarray(decode(names[0])).shape[:2]
+    _fits_memory(path, len(names) * 3 * height * width)
     images = np.empty((len(names), 3, height, width), np.uint8)
 
     def place(start: int) -> None:
@@ -143,6 +142,15 @@ def _decode(
         for _ in pool.map(place, range(0, len(names), step)):
             pass
     return torch.from_numpy(images), labels
+
+
+def _fits_memory(path: str, size: int) -> None:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 2 * size > memory:  # once as decoded, once as parted
+        raise UserError(
+            f"data set '{path}': its images are {size / 1e9:.0f} GB, twice that while they are read, and this machine "
+            f"has {memory / 1e9:.0f} GB: data are kept in memory, give a smaller options.size"
+        )
 
 
 def _split(labels: Tensor, validation: float, seed: int) -> tuple[Tensor, Tensor]:

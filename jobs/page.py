@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from jobs import figures
 from jobs.initialisations import comparisons
 from jobs.plan import Cell
+from jobs.proxies import PROXIES, correlations
 from jobs.report import ABLATED, Standing, standings, trust
 from jobs.search import Search
 
@@ -38,8 +39,9 @@ def write(search: Search, densities: Densities, folder: Path) -> None:
         if here:
             name = f"{workload[0]} on {workload[1]}" + (f", seed {workload[2]}" if workload[2] else "")
             drawn = _drawn(search, workload, here, densities)
-            sections.append({"name": name, "rows": _rows(here), "figures": drawn})
-    sections.append({"name": "The method", "rows": [], "figures": {"dual": figures.dual()}})
+            proxies = correlations(search, [cell for cell in search.cells if _workload(cell) == workload])
+            sections.append({"name": name, "rows": _rows(here), "proxies": proxies, "figures": drawn})
+    sections.append({"name": "The method", "rows": [], "proxies": [], "figures": {"dual": figures.dual()}})
     images = {}
     Path(folder, "figures").mkdir()
     for number, section in enumerate(sections, start=1):
@@ -60,6 +62,7 @@ def write(search: Search, densities: Densities, folder: Path) -> None:
         sections=sections,
         images=images,
         captions=CAPTIONS,
+        proxies=PROXIES,
     )
     Path(folder, "report.html").write_text(html, encoding="utf-8")
 

@@ -38,6 +38,14 @@ class Settings(BaseSettings):
     store: str | None = Field(
         None, description="where score vectors are kept, e.g. s3://bucket/scores; without it a folder in `home`"
     )
+    data: Annotated[Path, AfterValidator(_absolute)] | None = Field(
+        None, description="folder of downloaded data sets; without it one in `home`"
+    )
+
+    @property
+    def data_folder(self) -> Path:
+        """Where data sets are downloaded to."""
+        return self.data or self.home / "data"
 
     catalog: Annotated[Path, AfterValidator(_absolute)] | None = Field(
         None, description="file of the API's catalog of masks; without it one in `home`"

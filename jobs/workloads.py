@@ -30,12 +30,18 @@ from pydantic_core import CoreSchema
 from torch import nn
 
 from cops.network import untouched
+from jobs import downloads
 from jobs.data import Dataset, Samples, digits
+from jobs.downloads import SIZES, outline
 from jobs.errors import UserError, one_line, unknown
 from jobs.images import image_folder, look
 from jobs.models import MODELS
 
-DATA: dict[str, Callable[..., Dataset]] = {"digits": digits, "image_folder": image_folder}
+DATA: dict[str, Callable[..., Dataset]] = {
+    "digits": digits,
+    **{name: getattr(downloads, name) for name in SIZES},
+    "image_folder": image_folder,
+}
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 GIVEN = ("shape", "classes", "num_classes")  # what a model is given by its data
 
@@ -126,13 +132,16 @@ class DataReference(Reference):
     shipped: ClassVar[Mapping[str, Callable[..., Any]]] = DATA
 
     def look(self) -> None:
-        """Look for the files of an image folder.
+        """Look for the files of an image folder; download those of a public data set, unless they are there.
 
         Raises:
             UserError: there are none.
         """
+        if self.name in SIZES:
+            downloads.look(self.name)
         if self.shipped.get(self.name) is image_folder:
-            look(str(self.options["path"]))
+            options: dict[str, Any] = self.options
+            look(**{name: value for name, value in options.items() if name in ("path", "test", "sha256")})
 
 
 @cache
@@ -155,6 +164,19 @@ def load_data(name: str) -> Dataset:
     return found
 
 
+def outlined(name: str) -> Dataset:
+    """A data set as `load_data` gives it, or, where its sizes are known, images of those sizes without any content.
+
+    Raises:
+        UserError: as `load_data`.
+    """
+    reference = DataReference.model_validate(name)
+    if reference.name not in SIZES:
+        return load_data(name)
+    defaults = inspect.signature(reference.find()).parameters
+    return outline(SIZES[reference.name], float(reference.options.get("validation", defaults["validation"].default)))
+
+
 def build_model(name: str, data: Dataset, seed: int) -> nn.Module:
     """A freshly initialised network by its reference; the same weights for the same seed, whatever ran before.
 
@@ -169,6 +191,8 @@ def build_model(name: str, data: Dataset, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         try:
             model = build(**{key: value for key, value in given.items() if key in takes}, **reference.options)
+        except UserError as error:
+            raise UserError(f"model '{name}': {error}") from error
         except Exception as error:
             raise UserError(f"model '{name}' cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from jobs import models
+from jobs.models import vgg
 
 Batch = tuple[Tensor, Tensor]
 
@@ -103,7 +103,7 @@ class Tied(nn.Module):
 def vgg16(scale: int = 1) -> nn.Module:
     """CIFAR's VGG-16 with batch norm, `scale` times narrower; inputs (n, 3, 32, 32), 10 classes."""
     torch.manual_seed(0)
-    return models.vgg16((3, 32, 32), 10, width=1 / scale)
+    return vgg.vgg16((3, 32, 32), 10, width=1 / scale)
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 import json
 import re
 import tomllib
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import yaml
 from mlflow import environment_variables as mlflow_variables
 
 from jobs.settings import Settings
+from service.settings import ApiSettings
 from service.stack import environment, s3
 from service.stack.settings import BUCKET, USER, StackSettings
 from tests.infra.image import context, pinned
@@ -64,9 +63,7 @@ def ours(containers: list[Container]) -> list[Container]:
 
 def known() -> set[str]:
     """Variables that the code, or a server that it starts, reads."""
-    models: list[type[Settings]] = [StackSettings]
-    if find_spec("service.settings"):
-        models.append(import_module("service.settings").ApiSettings)
+    models: list[type[Settings]] = [StackSettings, ApiSettings]
     fields = {
         str(field.validation_alias or f"COPS_{name.upper()}")
         for model in models
@@ -85,8 +82,6 @@ def image_variables() -> dict[str, str]:
 
 
 def test_every_variable_is_read_by_somebody(containers: list[Container]) -> None:
-    if not find_spec("service.settings"):
-        pytest.skip("the API's settings are not in this checkout yet")
     names = {(one.where, name) for one in ours(containers) for name in one.environment}
     names |= {("Dockerfile", name) for name in image_variables()}
     assert sorted(where_name for where_name in names if where_name[1] not in known()) == []
@@ -278,10 +273,7 @@ def test_ray_has_the_metrics() -> None:
 
 
 def test_the_api_has_the_metrics() -> None:
-    observe = ROOT / "service" / "observe.py"
-    if not observe.exists():
-        pytest.skip("the API's metrics are not in this checkout yet")
-    given = set(re.findall(r'"(cops_\w+)"', observe.read_text()))
+    given = set(re.findall(r'"(cops_\w+)"', (ROOT / "service" / "observe.py").read_text()))
     for name in set().union(*metrics().values()):
         if name.startswith("cops_"):
             assert re.sub(r"_(total|bucket|sum|count)$", "", name) in given, name

@@ -31,7 +31,7 @@ CASES = {
     "unknown control": (damaged("grid.pairs[0].controls", ["grap"]), ["controls[0]", "'grap'", "'grasp'"]),
     "unknown baseline": (damaged("baselines", ["magnitud"]), ["baselines[0]", "'magnitud'", "'magnitude'"]),
     "unknown model": (damaged("workloads[0].model", "vgg"), ["workloads[0].model", "'vgg'", "convnet"]),
-    "unknown data": (damaged("workloads[0].data", "mnist"), ["workloads[0].data", "'mnist'", "digits"]),
+    "unknown data": (damaged("workloads[0].data", "mnists"), ["workloads[0].data", "'mnists'", "digits"]),
     "sparsity of 1": (damaged("grid.sparsities", [0.9, 1]), ["grid.sparsities[1]", "1", "less than 1"]),
     "sparsity of 0": (damaged("grid.sparsities", [0]), ["grid.sparsities[0]", "0", "greater than 0"]),
     "sparsity in percent": (damaged("grid.sparsities", [90]), ["grid.sparsities[0]", "90", "less than 1"]),

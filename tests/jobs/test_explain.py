@@ -95,7 +95,7 @@ def test_an_explained_file_reads_back(spec: Spec | None, tmp_path: Path) -> None
         assert f"{path.rpartition('.')[2]}:" in text
     assert all("  # " in line or line.startswith("#") for line in text.splitlines() if line)
     assert "vgg16(width=1.0)" in text
-    assert "image_folder(path, size=null, validation=0.1, seed=0)" in text
+    assert 'image_folder(path, size=null, validation=0.1, seed=0, test="test", sha256=null)' in text
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)

@@ -64,6 +64,8 @@ def test_the_page_holds_everything_in_itself(
     assert "<script" not in html
     rows = re.findall(r"<tr(?: class=\"first\")?><td>(.*?)</td><td>(.*?)</td>", html)
     assert sorted(rows) == sorted((f"{cell.sparsity:g}", cell.method) for cell in search.cells)
+    screened = re.findall(r"<tr><th scope=\"row\">(.*?)</th><td>(.*?)</td><td>([+-].*?)</td>", html)
+    assert [row[:2] for row in screened] == [("0.8", "10"), ("0.9", "10")]  # two pairs of four trials, two baselines
     assert html.count("mask shuffled: ") == html.count("weights drawn anew: ") == len(search.cells) - 1  # not dense
     wanted = {"accuracy", "bars", "alpha", "similarity", "layers", "pareto", "importance", "dual"}
     drawn = {path.stem.split("-")[1]: path for path in tmp_path.glob("figures/*.png")}

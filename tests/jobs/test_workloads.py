@@ -98,7 +98,7 @@ def test_a_data_set_that_cannot_be_used_is_named(name: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("resnet2", "did you mean 'resnet20'"),
+        ("resnet_20", "did you mean 'resnet20'"),
         ("no.such.path", "import paths, package.module:attribute"),
         ("os:system('x')", "should be a name"),
         ("resnet20(width=0.5", "should be a name, or name"),
