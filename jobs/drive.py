@@ -34,9 +34,9 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
     if tiny:
         spec = smoke(spec)
     spec.find()
-    preflight(settings, spec.experiment)
     if not os.environ.get("RAY_ADDRESS"):  # a cluster's workers may have more than this process sees
         _fits_here(spec)
+    preflight(settings, spec.experiment)
     console = Console()
     console.record = not console.is_terminal  # a job's log goes with its cluster: it is kept with the sweep, too
     console.print(f"sweep '{spec.name}': starting MLflow and Ray")

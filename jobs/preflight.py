@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -24,10 +25,11 @@ def preflight(settings: Settings, experiment: str) -> None:
         UserError: names the variable, its value (never a secret) and the remedy.
     """
     check_server(settings)
-    _disk(settings)
+    _home(settings)
     if settings.tracking_uri:
         _version(settings.tracking_uri)
-    _scores(settings)
+    if settings.store:
+        _scores(settings)
     if settings.studies:
         from jobs.storage import check as check_studies
 
@@ -36,8 +38,16 @@ def preflight(settings: Settings, experiment: str) -> None:
         _artifacts(settings.tracking_uri, experiment)
 
 
-def _disk(settings: Settings) -> None:
+def _home(settings: Settings) -> None:
+    """Refuse a folder that cannot be made or written, or that has no room."""
     folder = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"COPS_HOME = '{settings.home}' cannot be written: {error.strerror}; name another folder"
+        ) from None
     free = shutil.disk_usage(folder).free
     if free < FREE_BYTES:
         raise UserError(
@@ -75,9 +85,10 @@ def _scores(settings: Settings) -> None:
     try:
         store.check()
     except OSError as error:
-        name = f"COPS_STORE = '{settings.store}'" if settings.store else f"COPS_HOME = '{settings.home}'"
         remedy = "make it writable, or name another folder" if store.local else S3_REMEDY
-        raise UserError(f"{name}: score vectors cannot be kept there: {error}; {remedy}") from None
+        raise UserError(
+            f"COPS_STORE = '{settings.store}': score vectors cannot be kept there: {error}; {remedy}"
+        ) from None
 
 
 def _artifacts(uri: str, experiment: str) -> None:

@@ -147,7 +147,8 @@ def test_commands_find_show_and_fetch(address: str, tmp_path: Path) -> None:
     assert "cops.Mask.load" in done.stdout
     assert Mask.load(tmp_path / "best.cops").sparsity == pytest.approx(found["removed"])
 
-    masks = [mask.id for mask in Client(address, cache=tmp_path / "c").masks()]
+    with Client(address, cache=tmp_path / "c") as client:
+        masks = [mask.id for mask in client.masks()]
     compared = json.loads(cops(address, tmp_path, "compare", masks[0], masks[1], "--json").stdout)
     assert 0 <= compared["similarity"] <= 1
     assert compared["masks"][0]["id"] == masks[0]
