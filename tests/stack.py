@@ -68,17 +68,21 @@ def held_down(settings: StackSettings, name: str) -> Iterator[None]:
     for process in of_part(settings, name):
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    stopped = False
-    while not stopped:  # it cannot be before supervisord has started it again
-        with suppress(Fault), supervisor(settings.socket) as call:
-            stopped = call.stopProcess(name)
-        time.sleep(0.05)
     try:
+        while _state(settings, name) != "STOPPED":  # else it would be started again
+            with suppress(Fault), supervisor(settings.socket) as call:  # refused before it has been started again
+                call.stopProcess(name, False)
+            time.sleep(0.05)
         yield
     finally:
         with supervisor(settings.socket) as call:
             call.startProcess(name, False)
         wait(settings, 90)
+
+
+def _state(settings: StackSettings, name: str) -> str:
+    with supervisor(settings.socket) as call:
+        return str(call.getProcessInfo(name)["statename"])
 
 
 def outage(settings: StackSettings, name: str, seconds: float) -> None:
