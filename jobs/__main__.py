@@ -40,7 +40,7 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
     console = Console()
     console.print(f"sweep '{spec.name}': starting MLflow and Ray")
     # Imported only now: they take seconds, and a mistake in the sweep file should be told at once.
-    from jobs import control, progress, report, tracking, tune
+    from jobs import control, initialisations, progress, report, tracking, tune
     from jobs.search import Search
     from jobs.storage import Studies
 
@@ -72,7 +72,7 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
             tracker.end_sweep(session, status)
 
     found = report.standings(search)
-    for table in report.tables(found) + report.fronts(search):
+    for table in report.tables(found) + report.fronts(search) + initialisations.tables(found):
         console.print(table)
     console.print(report.legend(found), soft_wrap=True)
     for line in report.failures(search):

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib.figure import Figure
 
 from jobs import figures
+from jobs.initialisations import comparisons
 from jobs.plan import Cell
 from jobs.report import ABLATED, Standing, standings, trust
 from jobs.search import Search
@@ -55,6 +56,7 @@ def write(search: Search, densities: Densities, folder: Path) -> None:
         counts={state: count for state, count in search.counts().items() if count},
         closed=search.closed,
         legend=trust(found),
+        comparisons=comparisons(found),
         sections=sections,
         images=images,
         captions=CAPTIONS,
