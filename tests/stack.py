@@ -65,22 +65,24 @@ def started(home: Path) -> Iterator[tuple[StackSettings, dict[str, str], str]]:
 @contextmanager
 def held_down(settings: StackSettings, name: str) -> Iterator[None]:
     """Kill -9 all processes of a part and keep it down for as long as the body takes; then it comes back."""
-    with supervisor(settings.socket) as call:
-        state = ""
-        while state != "STOPPED":  # supervisord starts it again until it has heard otherwise
+    try:
+        while _state(settings, name) != "STOPPED":  # else it would be started again
             for process in of_part(settings, name):
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
-            with suppress(Fault):  # it is between two starts
+            with suppress(Fault), supervisor(settings.socket) as call:  # refused before it has been started again
                 call.stopProcess(name, False)
             time.sleep(0.05)
-            state = call.getProcessInfo(name)["statename"]
-    try:
         yield
     finally:
         with supervisor(settings.socket) as call:
             call.startProcess(name, False)
         wait(settings, 90)
+
+
+def _state(settings: StackSettings, name: str) -> str:
+    with supervisor(settings.socket) as call:
+        return str(call.getProcessInfo(name)["statename"])
 
 
 def outage(settings: StackSettings, name: str, seconds: float) -> None:

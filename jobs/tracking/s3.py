@@ -48,11 +48,12 @@ def presigned(bucket: str, key: str, seconds: int) -> str:
 def _passing(error: BaseException) -> bool:
     """Whether an S3 server that is away, starting or busy explains an error."""
     from botocore.exceptions import ClientError, HTTPClientError
+    from botocore.exceptions import ConnectionError as NoConnectionError
 
     if isinstance(error, ClientError):
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         return status >= 500 or status in BUSY or error.response["Error"]["Code"] in STARTING
-    return isinstance(error, (HTTPClientError, DamagedFileError))
+    return isinstance(error, (HTTPClientError, NoConnectionError, DamagedFileError))
 
 
 @patiently(_passing)

@@ -28,9 +28,10 @@ class _Transport(Transport):
         self._path = path
 
     def make_connection(self, host: Any) -> HTTPConnection:
-        connection = _Connection(self._path)
-        self._connection = host, connection
-        return connection
+        if self._connection[1] is None:
+            self._connection = host, _Connection(self._path)
+        kept: HTTPConnection = self._connection[1]
+        return kept
 
 
 @contextmanager

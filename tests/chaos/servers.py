@@ -30,7 +30,9 @@ def outages(stack: StackSettings, folder: Path, seconds: float, trials: int) -> 
     The environment must be that of a client of the stack.
     """
     file = folder / "outages.yaml"
-    file.write_text(yaml.safe_dump(SWEEP | {"name": "outages", "experiment": "outages", "search": {"trials": trials}}))
+    # With the retries of any sweep: that a trial waits for a server is what is shown.
+    own = {"name": "outages", "experiment": "outages", "search": {"trials": trials}, "failures": {}}
+    file.write_text(yaml.safe_dump(SWEEP | own))
     log = (folder / "outages.log").open("ab")
     command, starts, kills = [sys.executable, "-m", "jobs", str(file)], 1, 0
     driver = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)

@@ -17,6 +17,7 @@ from jobs.spec import Spec
 from jobs.tracking import Tracker
 from jobs.trial import Result
 from service.gc import collect
+from service.stack.settings import BUCKET
 from tests.conftest import new_home
 
 SPEC = Spec.model_validate(
@@ -35,7 +36,8 @@ OLD = "0123456789abcdef" * 2  # a run that MLflow never knew, a score of no swee
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     if request.param == "s3":
         request.getfixturevalue("stack")
-        return Settings.read().model_copy(update={"home": tmp_path})
+        store = f"s3://{BUCKET}/scores-{tmp_path.name}"  # the sweeps of other tests have theirs
+        return Settings.read().model_copy(update={"home": tmp_path, "store": store})
     home = new_home(tmp_path / "home")
     return Settings(home=home.path, mlflow_port=home.mlflow_port, api_port=home.api_port, MLFLOW_TRACKING_URI=None)
 
