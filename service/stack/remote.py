@@ -28,9 +28,8 @@ class _Transport(Transport):
         self._path = path
 
     def make_connection(self, host: Any) -> HTTPConnection:
-        if self._connection[1] is None:
-            self._connection = host, _Connection(self._path)
-        kept: HTTPConnection = self._connection[1]
+        kept = self._connection[1] or _Connection(self._path)
+        self._connection = host, kept
         return kept
 
 
