@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Self
@@ -13,6 +14,8 @@ from jobs.search import Search
 from jobs.tracking import Session, Sweeps, Tracker
 
 POLL_SECONDS = 3.0
+LEARN_SECONDS = 10.0  # between two times that other sweeps' results are asked for
+SKEW_SECONDS = 60.0  # that the clock of another sweep's worker may be behind
 STOP, CANCEL = "stop", "cancel"
 
 
@@ -45,13 +48,17 @@ def cancellable() -> Iterator[None]:
 
 
 class Watch(threading.Thread):
-    """Listens, while the main thread runs a sweep, for what is wanted of it, and notes how far it is."""
+    """Listens, while the main thread runs a sweep, for what is wanted of it, and notes how far it is.
+
+    What other sweeps finish meanwhile need not run here, and is told to the search.
+    """
 
     def __init__(self, limits: Limits, search: Search, session: Session, tracker: Tracker) -> None:
         super().__init__(name="watch", daemon=True)
         self._limits, self._search, self._session, self._tracker = limits, search, session, tracker
         self._over = threading.Event()
         self._progress: dict[str, Any] = summary(search, limits)
+        self._learnt = time.time()
 
     def run(self) -> None:
         """Listen until `__exit__`."""
@@ -60,6 +67,7 @@ class Watch(threading.Thread):
                 wish = self._tracker.wish(self._session.run)
                 if wish.session == self._session.id:
                     self._note()
+                    self._learn()
             except Exception:  # noqa: S112  # the server may be back the next time
                 continue
             if wish.session != self._session.id:
@@ -81,6 +89,13 @@ class Watch(threading.Thread):
         with suppress(Exception):  # a server that does not answer is told of elsewhere
             if self._tracker.wish(self._session.run).session == self._session.id:
                 self._note()
+
+    def _learn(self) -> None:
+        now = time.time()
+        if now - self._learnt >= LEARN_SECONDS:
+            since = int(1000 * (self._learnt - SKEW_SECONDS))
+            self._search.learn(self._tracker.known(self._search.spec, since, beside=self._session))
+            self._learnt = now
 
     def _note(self) -> None:
         with suppress(RuntimeError):  # the main thread has just added to what is counted: the last count will do

@@ -44,7 +44,7 @@ class CellSearch:
     the best validation accuracy is confirmed with fresh training seeds. A trial that is known is never proposed.
 
     Args:
-        known: all trials that ended before, by key.
+        known: all trials that ended before, by key; more of them while the sweep runs, see `Search.learn`.
         earlier: those of them that are search trials of this cell.
     """
 
@@ -116,14 +116,9 @@ class CellSearch:
         """The next trial to run, or None: the cell is finished, or waits for running trials or the next try of one."""
         if self._closed:
             return None
-        due = next((trial for trial, (when, _) in self._later.items() if when <= self._now()), None)
-        if due is not None:
-            _, self.running[due] = self._later.pop(due)
-            return due
-        if self._queue:
-            trial = self._queue.popleft()
-            self.running[trial] = None
-            return trial
+        while (trial := self._due()) is not None:
+            if not self._known_by_now(trial):
+                return trial
         if self._asked >= self._budget:
             return None
         proposed = self._propose()
@@ -182,6 +177,24 @@ class CellSearch:
         """Nothing new from here on."""
         self._closed = True
 
+    def _due(self) -> Trial | None:
+        """The next trial that is to be tried again or was lined up, which runs from now on."""
+        due = next((trial for trial, (when, _) in self._later.items() if when <= self._now()), None)
+        if due is not None:
+            _, self.running[due] = self._later.pop(due)
+        elif self._queue:
+            due = self._queue.popleft()
+            self.running[due] = None
+        return due
+
+    def _known_by_now(self, trial: Trial) -> bool:
+        """Whether a trial that would run has ended already, perhaps in another sweep a moment ago; then it has here."""
+        known = self._known.get(trial_key(self._spec, trial))
+        if known is not None:
+            self.reused.add(trial)
+            self.tell(trial, known.outcome)
+        return known is not None
+
     def _propose(self) -> Trial | None:
         """A new search trial; None if none is left. Known ones on the way are answered at once."""
         while self._asked < self._budget and (found := self._study.ask(self._taken)) is not None:
@@ -189,12 +202,9 @@ class CellSearch:
             self._asked += 1
             self._searching += 1
             self.running[trial] = proposal
-            known = self._known.get(trial_key(self._spec, trial))
-            if known is None:
+            if not self._known_by_now(trial):
                 self.proposed += 1
                 return trial
-            self.reused.add(trial)
-            self.tell(trial, known.outcome)
         return None
 
     def _taken(self, trial: Trial) -> bool:
@@ -243,10 +253,11 @@ class Search:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
-        known = known or {}
-        earlier = by_study(known.values())
+        self._known = dict(known or {})
+        earlier = by_study(self._known.values())
         self.cells = {
-            cell: CellSearch(spec, cell, known, searched(spec, cell, earlier), studies, now) for cell in cells(spec)
+            cell: CellSearch(spec, cell, self._known, searched(spec, cell, earlier), studies, now)
+            for cell in cells(spec)
         }
         self.closed: str | None = None  # why, if nothing new is started
         self.status: Status = "FINISHED"  # that the sweep ends with
@@ -286,6 +297,10 @@ class Search:
     def report(self, trial: Trial, epoch: int, value: float) -> bool:
         """Whether a running trial should stop; see `CellSearch.report`."""
         return self.cells[trial.cell].report(trial, epoch, value)
+
+    def learn(self, known: KnownTrials) -> None:
+        """More trials have ended elsewhere: none of them starts here from now on. Any thread may say so."""
+        self._known.update(known)
 
     def end_search(self) -> None:
         """No new search trial from here on; winners are confirmed."""

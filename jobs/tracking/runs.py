@@ -71,12 +71,20 @@ class Runs:
         tags = self._client.get_run(sweep).data.tags
         return Wish(tags.get(SESSION, ""), tags.get(CONTROL, ""))
 
-    def known(self, spec: Spec) -> dict[str, Known]:
-        """All trials on the sweep's workloads that finished or were stopped early, in whichever sweep, by key."""
+    def known(self, spec: Spec, since: int = 0, beside: Session | None = None) -> dict[str, Known]:
+        """All trials on the sweep's workloads that finished or were stopped early, in whichever sweep, by key.
+
+        Args:
+            spec: the sweep.
+            since: only what ended at this time or later, in milliseconds since 1970 by the clock of who ended it.
+            beside: only what other sweeps than this one ended.
+        """
         found: dict[str, Known] = {}
+        only = [f"attributes.end_time >= {since}"] if since else []
+        only += [f"tags.`{PARENT}` != '{beside.run}'"] if beside else []
         for workload in spec.workloads:
             names = {"params.model": str(workload.model), "params.data": str(workload.data)}
-            where = [f"{name} = '{value}'" for name, value in names.items() if "'" not in value]
+            where = only + [f"{name} = '{value}'" for name, value in names.items() if "'" not in value]
             for ended in ("attributes.status = 'FINISHED'", f"tags.`{STOPPED}` != ''"):
                 for run in self._search(self._experiments(), " and ".join([*where, ended])):
                     if TRIAL in run.data.tags:

@@ -196,6 +196,25 @@ def test_a_search_goes_on_from_what_is_known() -> None:
     assert abs(winner.alpha[0] - 0.3) <= 0.05
 
 
+@pytest.mark.parametrize("before", range(10))
+def test_what_another_sweep_ends_meanwhile_is_not_run_here(before: int) -> None:
+    """Whenever that is heard: before the first trial, between two, or while confirmations are lined up."""
+    spec = spec_with(search={"trials": 5, "sampler": "grid"}, baselines=["snip"], confirmations=2)
+    other, search = Search(spec), Search(spec)
+    run_all(other, best_at_030)
+    assert other.planned == 10
+    for _ in range(before):
+        trial = search.ask()
+        assert trial is not None
+        search.tell(trial, other.outcomes[trial])
+    search.learn(known_of(spec, other))
+    assert search.ask() is None
+    assert search.finished
+    assert search.outcomes == other.outcomes
+    assert search.reused == 10 - before
+    assert search.counts()["done"] == before
+
+
 def test_a_stopped_trial_is_known_and_not_run_again() -> None:
     spec = spec_with(search={"trials": 3}, baselines=[], confirmations=0)
     search = Search(spec)

@@ -1,5 +1,6 @@
 """A worker's batches, with real runs in MLflow: what it tells, and what it leaves there."""
 
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from mlflow.entities import Run
 
 import jobs.tracking.tracker
 from cops import InfeasibleError, Mask
-from jobs.known import FailureKind
+from jobs.control import Watch
+from jobs.identity import trial_key
+from jobs.known import FailureKind, Known
+from jobs.limits import Limits
 from jobs.plan import Trial
 from jobs.search import Search
 from jobs.spec import Spec
@@ -205,3 +209,28 @@ def test_a_worker_asks_now_and_then_whose_the_sweep_is(
 
 def test_the_fence_outlasts_what_a_worker_still_believes() -> None:
     assert jobs.tracking.tracker.FENCE_SECONDS > jobs.tracking.tracker.ASK_SECONDS
+
+
+def test_other_sweeps_results_are_heard_of_while_a_sweep_runs(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.control.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("jobs.control.LEARN_SECONDS", 0.0)
+    monkeypatch.setattr("jobs.control.SKEW_SECONDS", 0.0)  # the tests before this one ran trials, too
+    spec, trials = few("heard", seed=11)
+    began = int(1000 * time.time())
+    mine, other = tracker.start_sweep(spec), tracker.start_sweep(spec.model_copy(update={"name": "other"}))
+    search, heard = Search(spec), dict[str, Known]()
+    monkeypatch.setattr(search, "learn", heard.update)
+    with Watch(Limits(spec, {}, 1), search, mine, tracker):
+        worker = Worker(spec, other, tracker, epochs_of)
+        worker.take(trials)
+        work(worker)
+        deadline = time.monotonic() + 60
+        while len(heard) < len(trials):
+            assert time.monotonic() < deadline, heard
+            time.sleep(0.05)
+    accuracies = {trial_key(spec, trial): 1 - trial.alpha[0] for trial in trials}
+    assert {key: (known.outcome or {})["validation_accuracy"] for key, known in heard.items()} == accuracies
+    assert not tracker.known(spec, began, beside=other)
+    assert not tracker.known(spec, int(1000 * (time.time() + 60)))
