@@ -1,41 +1,61 @@
-"""A long trial's training on disk, so that it goes on where its worker was lost."""
+"""A long trial's training in the store, so that it goes on elsewhere where its worker or node was lost."""
 
-import hashlib
-import os
+import logging
 import pickle
+import time
 from contextlib import suppress
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from jobs.filestore import FileStore
 
-def save(path: Path, key: str, state: dict[str, Any]) -> None:
-    """Write a state, tensors and plain values, of the trial with this `key`; `path` is replaced whole or not at all."""
-    buffer = BytesIO()
-    torch.save({"key": key, "state": state}, buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(hashlib.sha256(buffer.getbuffer()).digest())  # torch does not notice a flipped bit
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+SECONDS = 60.0  # between two: a trial that takes less than this writes none
+SHARE = 0.05  # of a trial's time that saving may take, where the store is slow
+SUFFIX = ".pt"
 
 
-def load(path: Path, key: str) -> dict[str, Any] | None:
-    """The state that was saved for this `key`; None if there is none, it is damaged, or of another trial."""
-    with suppress(OSError):
-        content = path.read_bytes()
-        digest, body = content[:32], content[32:]
-        if hashlib.sha256(body).digest() == digest:
-            with suppress(pickle.UnpicklingError):  # it holds more than tensors and plain values
+class Checkpoint:
+    """The state of one trial, tensors and plain values; no trial fails for want of it.
+
+    Args:
+        url: of the store, as of `FileStore`.
+        key: the trial's.
+    """
+
+    def __init__(self, url: str, key: str) -> None:
+        self._store, self._key = FileStore(url, SUFFIX), key
+        self._due = time.monotonic() + SECONDS
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return time.monotonic() >= self._due
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace what was saved, whole or not at all."""
+        started = time.monotonic()
+        buffer = BytesIO()
+        torch.save({"key": self._key, "state": state}, buffer)
+        try:
+            self._store.put(self._key, buffer.getvalue())
+        except OSError as error:
+            logging.getLogger(__name__).warning("a checkpoint is not stored: %s", error)
+        ended = time.monotonic()
+        self._due = ended + max(SECONDS, (ended - started) / SHARE)
+
+    def load(self) -> dict[str, Any] | None:
+        """The state that was saved; None if there is none, or it is damaged or of another trial."""
+        with suppress(OSError, pickle.UnpicklingError):  # or it holds more than tensors and plain values
+            body = self._store.get(self._key)
+            if body is not None:
                 found = torch.load(BytesIO(body), map_location="cpu", weights_only=True)
-                if found["key"] == key:
+                if found["key"] == self._key:
                     return dict(found["state"])
-    return None
+        return None
+
+    def remove(self) -> None:
+        """The trial has ended; what cannot be removed now, `cops gc` finds later."""
+        with suppress(OSError):
+            self._store.remove(self._key)

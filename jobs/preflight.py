@@ -79,9 +79,9 @@ def _version(uri: str) -> None:
 
 
 def _scores(settings: Settings) -> None:
-    from jobs.scorestore import ScoreStore  # torch and pyarrow take seconds to import
+    from jobs.filestore import FileStore  # pyarrow takes a second to import
 
-    store = ScoreStore(settings.store_url)
+    store = FileStore(settings.store_url, "")
     try:
         store.check()
     except OSError as error:

@@ -1,129 +1,47 @@
-"""Score vectors on disk or in an object store, each computed once: one file per content key.
+"""Score vectors on disk or in an object store, each computed once: one file in safetensors format per content key.
 
-A file holds 32 bytes of SHA-256 and, behind them, what they are of: the vectors in safetensors format, by parameter
-name. It appears whole or not at all, and a damaged one counts as missing. What the store cannot give is computed again,
-and what it does not take was computed all the same: no trial fails of it.
+What the store cannot give is computed again, and what it does not take was computed all the same: no trial fails of it.
 """
 
-import hashlib
 import logging
-import re
-import secrets
-from contextlib import suppress
 
-from pyarrow import fs
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from cops.scores import Scores
-from jobs.errors import UserError
-from jobs.patience import Call, patiently
+from jobs.filestore import FileStore
 
-DIGEST = 32
-PATIENCE_SECONDS = 120.0  # of outage; then the trial goes on without the store
 SUFFIX = ".scores"
-OURS = re.compile(rf"[0-9a-f]{{32}}\{SUFFIX}")
 
 
 class ScoreStore:
     """Score vectors by content key.
 
     Args:
-        url: a folder, as `file:///...`, or an object store, as `s3://bucket/prefix`.
+        url: as of `FileStore`.
 
     Raises:
         UserError: the URL names no store that can be used.
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            self._files, self._root = fs.FileSystem.from_uri(url)
-        except (ValueError, OSError) as error:  # pyarrow's errors are among them
-            raise UserError(f"COPS_STORE = '{url}' cannot be used: {error}; give file:///... or s3://...") from None
+        self._files = FileStore(url, SUFFIX)
 
     def get(self, key: str) -> Scores | None:
-        """The vectors of a key; None if they are missing or damaged."""
+        """The vectors of a key, by parameter name; None if they are missing or damaged."""
         try:
-            data = self._patiently(self._read)(self._path(key))
-        except FileNotFoundError:
-            return None
+            body = self._files.get(key)
         except OSError as error:
             logging.getLogger(__name__).warning("a score vector cannot be read, so it is computed: %s", error)
             return None
-        digest, body = data[:DIGEST], data[DIGEST:]
-        if hashlib.sha256(body).digest() != digest:
-            return None
         try:
-            return dict(load(body))
+            return None if body is None else dict(load(body))
         except SafetensorError:
             return None
 
     def put(self, key: str, scores: Scores) -> None:
         """Keep the vectors, which are on the CPU, under a key, if the store takes them."""
-        body = save({name: values.contiguous() for name, values in scores.items()})
         try:
-            self._patiently(self._write)(self._path(key), hashlib.sha256(body).digest() + body)
+            self._files.put(key, save({name: values.contiguous() for name, values in scores.items()}))
         except OSError as error:
             logging.getLogger(__name__).warning("a score vector is not stored: %s", error)
-
-    def check(self) -> None:
-        """Write, read and remove a small file; an OSError if one of them cannot be done, or the bucket is missing."""
-        if not self.local:  # some servers make a bucket of any name that is written to
-            bucket = self._root.partition("/")[0]
-            if self._files.get_file_info(bucket).type == fs.FileType.NotFound:
-                raise FileNotFoundError(f"there is no bucket '{bucket}'")
-        path = f"{self._root}/check.{secrets.token_hex(8)}"
-        try:
-            self._write(path, b"cops")
-            if self._read(path) != b"cops":
-                raise OSError("it does not give back what was written to it")
-        finally:
-            with suppress(OSError):
-                self._files.delete_file(path)
-
-    def files(self) -> list[tuple[str, int, float]]:
-        """Key, bytes and time of writing, in seconds since 1970, of each file that is ours by its name."""
-        listed = self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
-        ours = [one for one in listed if one.is_file and OURS.fullmatch(one.base_name)]
-        return [(one.base_name.removesuffix(SUFFIX), one.size, one.mtime_ns / 1e9) for one in ours]
-
-    def remove(self, key: str) -> None:
-        """Forget the vectors of a key."""
-        self._files.delete_file(self._path(key))
-
-    @property
-    def local(self) -> bool:
-        """Whether it is a folder of this machine."""
-        return isinstance(self._files, fs.LocalFileSystem)
-
-    def _read(self, path: str) -> bytes:
-        with self._files.open_input_stream(path) as file:
-            data: bytes = file.read()
-            return data
-
-    def _write(self, path: str, data: bytes) -> None:
-        if not self.local:  # an object appears whole by itself
-            with self._files.open_output_stream(path) as file:
-                file.write(data)
-            return
-        self._files.create_dir(self._root, recursive=True)
-        part = f"{path}.{secrets.token_hex(8)}"
-        try:
-            with self._files.open_output_stream(part) as file:
-                file.write(data)
-            self._files.move(part, path)
-        except OSError:
-            with suppress(OSError):
-                self._files.delete_file(part)
-            raise
-
-    def _patiently(self, call: Call) -> Call:
-        """A server that is away comes back; a folder that cannot be written stays so."""
-        return call if self.local else patiently(_passing, PATIENCE_SECONDS)(call)
-
-    def _path(self, key: str) -> str:
-        return f"{self._root}/{key}{SUFFIX}"
-
-
-def _passing(error: BaseException) -> bool:
-    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)

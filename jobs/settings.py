@@ -36,7 +36,8 @@ class Settings(BaseSettings):
         None, description="database of the Optuna studies, e.g. postgresql+psycopg2://...; without it SQLite in `home`"
     )
     store: str | None = Field(
-        None, description="where score vectors are kept, e.g. s3://bucket/scores; without it a folder in `home`"
+        None,
+        description="of score vectors and checkpoints, e.g. s3://bucket/scores; without it a folder in `home`",
     )
     data: Annotated[Path, AfterValidator(_absolute)] | None = Field(
         None, description="folder of downloaded data sets; without it one in `home`"
@@ -60,6 +61,11 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """Folder or object store of the score vectors, as a URL."""
         return self.store or (self.home / "store").as_uri()
+
+    @property
+    def checkpoints_url(self) -> str:
+        """Folder or object store of the checkpoints of long trials, as a URL."""
+        return f"{self.store_url}/checkpoints"
 
     @property
     def catalog_file(self) -> Path:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from cops import Mask, Pruning, ScoreError, combine, prune, score
 from cops.flops import flops_share
 from cops.gradient import gradient_norm_ratio
 from cops.scores import Scores
-from jobs import checkpoints
+from jobs.checkpoints import Checkpoint
 from jobs.data import Dataset, Samples
 from jobs.identity import key, mask_settings, trial_key
 from jobs.network import Origin, Trained
@@ -22,8 +21,6 @@ from jobs.plan import Cell, ScoreTask, Trial
 from jobs.spec import Spec
 from jobs.train import Trainer, accuracy
 from jobs.workloads import build_model, load_data, scoring_batches
-
-CHECKPOINT_SECONDS = 60.0  # between two: a trial that takes less than this writes none
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def run(
     spec: Spec,
     trial: Trial,
     scores: Callable[[str], Scores],
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     data: Dataset | None = None,
 ) -> Generator[Epoch, None, Result]:
     """Run a trial: yields after every epoch of training, returns the result.
@@ -86,8 +83,8 @@ def run(
         spec: the trial's sweep.
         trial: what to run.
         scores: gives the shared score vector of a name.
-        checkpoint: a file that training goes on from where it exists, and saves to now and then; epochs from before
-            are yielded again. Whoever gives it removes it.
+        checkpoint: of this trial, which training goes on from where there is one, and saves to now and then; epochs
+            from before are yielded again. Whoever gives it removes it.
         data: the trial's data set, if it is in memory already.
 
     Raises:
@@ -196,26 +193,24 @@ def _train(
     mask: Mask | None,
     dataset: Dataset,
     metrics: dict[str, float],
-    checkpoint: Path | None,
+    checkpoint: Checkpoint | None,
 ) -> Generator[Epoch, None, dict[str, list[float]]]:
     """Train to the end, or from a checkpoint on; curves by name. Adds the seconds that it took to `metrics`."""
     trainer = Trainer(model, mask, dataset, spec.training, trial.training_seed)
     curves: dict[str, list[float]] = {"training_loss": [], "validation_accuracy": []}
-    identity, before = trial_key(spec, trial), 0.0
-    if checkpoint is not None and (found := checkpoints.load(checkpoint, identity)) is not None:
+    before = 0.0
+    if checkpoint is not None and (found := checkpoint.load()) is not None:
         trainer.restore(found["trainer"])
         curves, before = found["curves"], found["seconds"]
         for number, (loss, right) in enumerate(zip(*curves.values(), strict=True), start=1):
             yield Epoch(number, loss, right)
-    started = saved = time.perf_counter()
+    started = time.perf_counter()
     while trainer.epochs < spec.training.epochs:
         curves["training_loss"].append(trainer.epoch())
         curves["validation_accuracy"].append(accuracy(model, dataset, dataset.validation))
-        now = time.perf_counter()
-        if checkpoint is not None and now - saved >= CHECKPOINT_SECONDS:
-            state = {"trainer": trainer.state(), "curves": curves, "seconds": before + now - started}
-            checkpoints.save(checkpoint, identity, state)
-            saved = now
+        if checkpoint is not None and checkpoint.due:
+            seconds = before + time.perf_counter() - started
+            checkpoint.save({"trainer": trainer.state(), "curves": curves, "seconds": seconds})
         yield Epoch(trainer.epochs, curves["training_loss"][-1], curves["validation_accuracy"][-1])
     metrics["seconds_training"] = before + time.perf_counter() - started
     return curves

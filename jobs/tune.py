@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from cops.scores import Scores
@@ -38,6 +37,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from jobs.checkpoints import Checkpoint
 from jobs.control import Watch
 from jobs.feed import Feed, OnChange
 from jobs.tracking import Session, Tracker
@@ -123,7 +123,7 @@ def fit(
         spec=spec,
         session=session,
         tracker=tracker,
-        checkpoints=settings.home / "checkpoints",
+        checkpoints=settings.checkpoints_url,
         scores={task: vectors for task, (vectors, _) in scores.items()},
         datasets=datasets,
         runner=runner,
@@ -155,7 +155,7 @@ class SweepTrial(tune.Trainable):
         spec: Spec,
         session: Session,
         tracker: Tracker,
-        checkpoints: Path,
+        checkpoints: str,
         scores: dict[ScoreTask, Any],
         datasets: dict[str, Any],
         runner: Callable[..., Generator[Epoch, None, Result]],
@@ -191,15 +191,15 @@ class SweepTrial(tune.Trainable):
         return {"events": events, "over": over, "done": over and not self._first}
 
     def _trial(self, trial: Trial) -> Generator[Epoch, None, Result]:
-        checkpoint = self._checkpoints / f"{trial_key(self._spec, trial)}.pt"
+        checkpoint = Checkpoint(self._checkpoints, trial_key(self._spec, trial))
         try:
             result = yield from self._run(
                 self._spec, trial, lambda name: self._score(trial, name), checkpoint, self._dataset(trial.cell.data)
             )
         except GeneratorExit:  # stopped early, for good
-            checkpoint.unlink(missing_ok=True)
+            checkpoint.remove()
             raise
-        checkpoint.unlink(missing_ok=True)
+        checkpoint.remove()
         return result
 
     def _score(self, trial: Trial, name: str) -> Scores:

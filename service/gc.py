@@ -6,17 +6,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from pyarrow import fs
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from jobs import checkpoints
+from jobs.filestore import FileStore
 from jobs.identity import key, score_settings
 from jobs.local import mlflow_server
 from jobs.plan import scores_needed
-from jobs.scorestore import ScoreStore
+from jobs.scorestore import SUFFIX
 from jobs.settings import Settings
 from jobs.tracking.inventory import Inventory, Known
 from service.show import print_json
@@ -25,7 +26,6 @@ HOUR = 3600.0
 RUN = re.compile(r"[0-9a-f]{32}")  # MLflow's ids of runs
 NAMES = ("mask.cops", "layers.json", "weights.safetensors", "sweep.yaml", "sweep.log", "report.html")
 PART = re.compile(r"\.(.+)\.[0-9a-f]{16}\.part")  # what a killed upload to a folder leaves
-CHECKPOINTS = re.compile(r"[0-9a-f]{32}\.pt(\.\d+\.part)?")
 DELETED, ORPHAN, UNFINISHED = "files of deleted runs", "files of runs that MLflow does not know", "of unfinished trials"
 SCORES, CHECKPOINT = "score vectors of no sweep", "checkpoints of trials that do not run"
 
@@ -89,7 +89,11 @@ def waste(inventory: Inventory, settings: Settings, hours: float) -> tuple[list[
         found += _scores(inventory, sweeps, settings, before)
     except _UnreadableError as error:
         remarks.append(f"all score vectors are kept: {error}")
-    return found + list(_checkpoints(settings.home / "checkpoints", before)), remarks
+    try:
+        found += _checkpoints(settings.checkpoints_url, before)
+    except OSError as error:
+        remarks.append(f"all checkpoints are kept: {error}")
+    return found, remarks
 
 
 def _files(folder: str, runs: dict[str, Known], before: float) -> Iterator[Waste]:
@@ -136,7 +140,7 @@ def _scores(inventory: Inventory, sweeps: list[Known], settings: Settings, befor
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise _UnreadableError(f"the file of sweep '{sweep.name}' ({sweep.id}) cannot be read: {reason}") from None
         wanted |= {key("score", score_settings(spec, task)) for task in scores_needed(spec)}
-    store = ScoreStore(settings.store_url)
+    store = FileStore(settings.store_url, SUFFIX)
     try:
         listed = store.files()
     except OSError as error:
@@ -148,8 +152,9 @@ def _scores(inventory: Inventory, sweeps: list[Known], settings: Settings, befor
     ]
 
 
-def _checkpoints(folder: Path, before: float) -> Iterator[Waste]:
-    """Checkpoints that nobody goes on from: a trial that runs saves one every minute."""
-    for path in sorted(folder.glob("*")):
-        if CHECKPOINTS.fullmatch(path.name) and path.stat().st_mtime < before:
-            yield Waste(CHECKPOINT, str(path), path.stat().st_size, path.unlink)
+def _checkpoints(url: str, before: float) -> Iterator[Waste]:
+    """Checkpoints that nobody goes on from: a trial that runs saves one every few minutes."""
+    store = FileStore(url, checkpoints.SUFFIX)
+    for name, size, written in store.files():
+        if written < before:
+            yield Waste(CHECKPOINT, name, size, partial(store.remove, name))

