@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from psycopg2.extensions import connection
 from service.stack.environment import client_environment
 from service.stack.settings import BUCKET, StackSettings
 from service.stack.supervise import up
-from tests.conftest import ROOT
-from tests.stack import started
+from tests.conftest import ROOT, SMOKE
+from tests.stack import COPS, started
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,22 @@ def stack(running: Stack) -> Iterator[Stack]:
             patch.setenv(name, value)
         up(running.settings)  # a test may have stopped it
         yield running
+
+
+@pytest.fixture(scope="session")
+def _smoke_job() -> list[str]:
+    """What the smoke sweep's job said; nothing before it has run."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def used(stack: Stack, _smoke_job: list[str]) -> Stack:
+    """The smoke sweep has run as a job of the stack's Ray, submitted as a user does, after `eval "$(cops env)"`."""
+    if not _smoke_job:
+        ray = f"{sys.executable} -m ray.scripts.scripts"
+        job = f"{ray} job submit --working-dir {ROOT} -- python -m jobs {SMOKE.relative_to(ROOT)}"
+        done = stack.run("sh", "-c", f'eval "$({" ".join(COPS)} env)" && {job}')
+        assert done.returncode == 0, done.stdout + done.stderr
+        _smoke_job.append(done.stdout)
+    assert "trials 7/7" in _smoke_job[0]
+    return stack

@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib.metadata import version
@@ -24,30 +23,16 @@ from service.stack.parts import PARTS
 from service.stack.processes import of_part
 from service.stack.settings import BUCKET, USER
 from service.stack.supervise import down, is_up, status, up, wait
-from tests.conftest import ROOT, SMOKE
+from tests.conftest import ROOT
 from tests.service.conftest import Stack
 from tests.stack import COPS
 
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
-@pytest.fixture(scope="module")
-def swept(stack: Stack) -> Stack:
-    """The smoke sweep has run as a job of the stack's Ray, submitted as a user does, after `eval "$(cops env)"`."""
-    cops = " ".join(COPS)
-    ray = f"{sys.executable} -m ray.scripts.scripts"
-    submit = (
-        f'eval "$({cops} env)" && {ray} job submit --working-dir {ROOT} -- python -m jobs {SMOKE.relative_to(ROOT)}'
-    )
-    done = stack.run("sh", "-c", submit)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "trials 7/7" in done.stdout
-    return stack
-
-
-def smoke_runs(swept: Stack) -> list[Run]:
+def smoke_runs(used: Stack) -> list[Run]:
     """Of the sweep and its trials: others have been here, too."""
-    return [run for run in swept.runs() if run.data.tags.get("cops.sweep_name") == "smoke"]
+    return [run for run in used.runs() if run.data.tags.get("cops.sweep_name") == "smoke"]
 
 
 def test_up_says_where_the_parts_listen(stack: Stack) -> None:
@@ -89,37 +74,39 @@ def test_who_has_no_secret_gets_in_nowhere(stack: Stack) -> None:
     assert done.stdout == "401"
 
 
-def test_a_job_finds_everything_by_itself(swept: Stack, tmp_path: Path) -> None:
-    masks = [
-        run for run in smoke_runs(swept) if run.data.tags["cops.kind"] == "search" and "cops.mask" in run.data.tags
-    ]
+def test_a_job_finds_everything_by_itself(used: Stack, tmp_path: Path) -> None:
+    masks = [run for run in smoke_runs(used) if run.data.tags["cops.kind"] == "search" and "cops.mask" in run.data.tags]
     assert {run.info.status for run in masks} == {"FINISHED"}
     key = masks[0].info.artifact_uri.removeprefix(f"s3://{BUCKET}/") + "/mask.cops"
     path = tmp_path / "mask.cops"
-    path.write_bytes(swept.objects()[key])
+    path.write_bytes(used.objects()[key])
     assert Mask.load(path).sparsity == pytest.approx(masks[0].data.metrics["sparsity"])
-    assert any(name.startswith("scores/") for name in swept.objects())
-    with closing(swept.connect(postgres.STUDIES)) as studies:
+    assert any(name.startswith("scores/") for name in used.objects())
+    with closing(used.connect(postgres.STUDIES)) as studies:
         cursor = studies.cursor()
         cursor.execute("SELECT count(*) FROM trials")
         assert cursor.fetchall()[0][0] > 0
 
 
-def test_a_jobs_champion_is_loaded_from_s3(swept: Stack) -> None:
+def test_a_jobs_champion_is_loaded_from_s3(used: Stack) -> None:
     network = mlflow.pytorch.load_model("models:/convnet.digits.snip_grasp.0.9@champion")
     with torch.no_grad():
         assert network(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
     champion = MlflowClient().get_model_version_by_alias("convnet.digits.snip_grasp.0.9", "champion")
     assert champion.source is not None
     assert champion.source.startswith(f"s3://{BUCKET}/")
-    assert {run.data.tags["cops.code"] for run in smoke_runs(swept)} == {version("cops-sweep")}  # a package has no git
+    assert {run.data.tags["cops.code"] for run in smoke_runs(used)} == {version("cops-sweep")}  # a package has no git
 
 
 @pytest.mark.parametrize("names", [["postgres"], ["s3"], ["mlflow", "ray", "api"]])
-def test_a_killed_part_comes_back_with_its_data(swept: Stack, names: list[str]) -> None:
+def test_a_killed_part_comes_back_with_its_data(used: Stack, names: list[str]) -> None:
     """Its first process alone is killed: what that leaves behind must not stand in the way of the next."""
-    settings = swept.settings
-    before = {run.info.run_id: run.data.metrics for run in swept.runs()}, swept.objects(), swept.databases
+    settings = used.settings
+    before = (
+        {run.info.run_id: run.data.metrics for run in used.runs()},
+        used.objects(),
+        used.databases,
+    )
     firsts = [psutil.Process(one.pid) for one in status(settings) if one.part.name in names]
     left = set().union(*(of_part(settings, name) for name in names))
     for first in firsts:
@@ -127,7 +114,11 @@ def test_a_killed_part_comes_back_with_its_data(swept: Stack, names: list[str]) 
     _, alive = psutil.wait_procs(left, timeout=60)
     assert not alive
     wait(settings, 90)
-    assert ({run.info.run_id: run.data.metrics for run in swept.runs()}, swept.objects(), swept.databases) == before
+    assert (
+        {run.info.run_id: run.data.metrics for run in used.runs()},
+        used.objects(),
+        used.databases,
+    ) == before
 
 
 def test_two_at_once_start_one(stack: Stack) -> None:
@@ -195,19 +186,19 @@ def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
     assert f"{port} is taken by process {os.getpid()}" in doctor.stdout
 
 
-def test_a_killed_supervisor_is_told_cleared_away_and_replaced(swept: Stack) -> None:
+def test_a_killed_supervisor_is_told_cleared_away_and_replaced(used: Stack) -> None:
     """The last test here: it starts the stack a second time, which the fixture then stops."""
-    settings = swept.settings
-    before = {run.info.run_id for run in swept.runs()}, swept.objects()
+    settings = used.settings
+    before = {run.info.run_id for run in used.runs()}, used.objects()
     psutil.Process(int((settings.folder / "supervisord.pid").read_text())).kill()
-    doctor = swept.run(*COPS, "doctor", COLUMNS="200")
+    doctor = used.run(*COPS, "doctor", COLUMNS="200")
     assert doctor.returncode == 1
     assert "but not their supervisor" in doctor.stdout
-    assert swept.run(*COPS, "down").stdout == "stopped\n"
+    assert used.run(*COPS, "down").stdout == "stopped\n"
     assert not any(of_part(settings, name) for name in PARTS)
-    assert swept.run(*COPS, "down").stdout == "nothing was running\n"
+    assert used.run(*COPS, "down").stdout == "nothing was running\n"
     up(settings)
-    assert ({run.info.run_id for run in swept.runs()}, swept.objects()) == before
+    assert ({run.info.run_id for run in used.runs()}, used.objects()) == before
     assert down(settings)
     assert not is_up(settings)
     for port in settings.ports.values():
