@@ -6,7 +6,7 @@ from torch.nn.functional import pad
 
 
 def augment(images: Tensor, crop: int, flip: bool, draws: Generator) -> Tensor:
-    """Each image moved by up to `crop` pixels each way, black coming in, and with `flip` mirrored half the time.
+    """Each image moved by up to `crop` pixels each way, zeros coming in, and with `flip` mirrored half the time.
 
     Args:
         images: (n, channels, height, width), of any type.

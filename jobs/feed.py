@@ -36,6 +36,7 @@ class Feed:
         self._batches: dict[str, dict[int, Trial]] = {}  # what is not over yet, by Tune's id and index
         self._preempted: set[str] = set()
         self._heard: dict[str, float] = {}  # when a batch was first told of
+        self._since: dict[str, float] = {}  # from when on a batch's time has not been counted
         self._now = now
 
     def next(self, batch_id: str) -> list[Trial]:
@@ -50,6 +51,7 @@ class Feed:
             batch.append(trial)
         if batch:
             self._batches[batch_id] = dict(enumerate(batch))
+            self._since[batch_id] = self._now()
             self._on_change(self.search, self.limits)
         return batch
 
@@ -65,18 +67,19 @@ class Feed:
             if "epoch" in event:
                 if self.search.report(trial, event["epoch"], event["value"]) and event["index"] not in ended:
                     self._tracker.stop_trial(self.search.spec, trial, event["run"], event["epoch"])
-                    self._end(batch, event, None, None)
+                    self._end(batch_id, event, None, None)
                     return True
                 continue
             failure = Failure(event["failure"], event["kind"]) if "failure" in event else None
-            self._end(batch, event, event.get("outcome"), failure)
+            self._end(batch_id, event, event.get("outcome"), failure)
         return False
 
     def over(self, batch_id: str, *, lost: bool) -> None:
         """A batch has ended. What a lost worker left undone is looked up, and tried again if it did not finish."""
-        batch = self._batches.pop(batch_id)
+        batch, since = self._batches.pop(batch_id), self._since.pop(batch_id)
         if not lost:
             return
+        self.limits.lost(self._now() - since)
         found = {trial: self._tracker.look_up(self._session, self._key(trial)) for trial in batch.values()}
         nobody = not any(started for _, started in found.values())
         for trial, (known, started) in found.items():
@@ -106,10 +109,10 @@ class Feed:
         """The worker of a batch that is about to be over was lost with its node, as announced."""
         self._preempted.add(batch_id)
 
-    def _end(self, batch: dict[int, Trial], event: Event, outcome: Outcome | None, failure: Failure | None) -> None:
-        self.search.tell(batch.pop(event["index"]), outcome, failure)
-        if "seconds" in event:
-            self.limits.ended(event["seconds"])
+    def _end(self, batch_id: str, event: Event, outcome: Outcome | None, failure: Failure | None) -> None:
+        self.search.tell(self._batches[batch_id].pop(event["index"]), outcome, failure)
+        self.limits.ended(event["seconds"])
+        self._since[batch_id] = self._now()
         self._on_change(self.search, self.limits)
 
     def _key(self, trial: Trial) -> str:

@@ -11,6 +11,11 @@ from typing import Any
 from jobs.plan import Cell, ScoreTask, Trial
 from jobs.spec import UNSTRUCTURED, Spec
 
+# Raised when the same settings give something else than before, so that what was wrong is not found again.
+# 2: vectors from the store are combined in the network's order; `random` is drawn apart from the initial weights.
+REVISION = 2
+RANDOM = "random"
+
 
 def key(kind: str, settings: Any) -> str:
     """32 hex digits; `kind` keeps keys of different things apart. Settings must be plain JSON values."""
@@ -27,7 +32,12 @@ def score_settings(spec: Spec, task: ScoreTask) -> dict[str, Any]:
         "scoring": spec.scoring.model_dump(mode="json", exclude_defaults=True),
         "score": task.score,
     }
-    return settings if spec.samples is None else settings | {"samples": spec.samples}
+    options: dict[str, tuple[Any, Any]] = {  # value and default
+        "samples": (spec.samples, None),
+        "threads": (_threads(spec), 1),
+        "revision": (REVISION if task.score == RANDOM else 1, 1),
+    }
+    return settings | _unusual(options)
 
 
 def mask_settings(spec: Spec, trial: Trial) -> dict[str, Any]:
@@ -50,8 +60,10 @@ def mask_settings(spec: Spec, trial: Trial) -> dict[str, Any]:
         "pruning": (spec.pruning.model_dump(mode="json", exclude_defaults=True), {}),
         "samples": (spec.samples, None),
         "shuffle": (shuffle, None),
+        "threads": (_threads(spec), 1),
+        "revision": (_revision(cell), 1),
     }
-    return settings | {name: value for name, (value, default) in options.items() if value != default}
+    return settings | _unusual(options)
 
 
 def trial_settings(spec: Spec, trial: Trial) -> dict[str, Any]:
@@ -81,7 +93,7 @@ def mask_key(spec: Spec, trial: Trial) -> str:
 
 
 def trial_key(spec: Spec, trial: Trial) -> str:
-    """Content key of a trial: equal keys give the same mask, bit for bit, and the same accuracy on one device."""
+    """Content key of a trial: equal keys give the same mask and, on one kind of device, the same accuracy."""
     return key("trial", trial_settings(spec, trial))
 
 
@@ -96,3 +108,19 @@ def sweep_key(spec: Spec) -> str:
     """Content key of a sweep: the same file, or one that differs in what it may cost alone, resumes it."""
     cost = {"resources", "budget", "failures"}
     return key("sweep", spec.model_dump(mode="json", exclude_defaults=True, exclude=cost))
+
+
+def _threads(spec: Spec) -> int:
+    """Those that scores and training run on; on a GPU they decide nothing."""
+    return 1 if spec.resources.gpu else spec.resources.threads
+
+
+def _revision(cell: Cell) -> int:
+    """That of a mask; one of a single score, or whose scores are taken anew in rounds, is what it was."""
+    names = (*cell.target, *cell.controls)
+    return REVISION if RANDOM in names or (len(names) > 1 and cell.rounds == 1) else 1
+
+
+def _unusual(options: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """Values that are not their defaults."""
+    return {name: value for name, (value, default) in options.items() if value != default}

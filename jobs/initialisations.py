@@ -90,13 +90,19 @@ class Comparison:
         """Those of the columns."""
         return sorted({at for row in self.rows.values() for at in row})
 
+    @property
+    def count(self) -> int:
+        """Initialisations behind most figures; those behind fewer say so."""
+        return max(found.count for row in self.rows.values() for found in row.values() if found is not None)
+
     def text(self, name: str, at: float) -> str:
-        """What a person reads, in %: `96.1 ±0.3`, or `+1.2 ±0.4`."""
+        """What a person reads, in %: `96.1 ±0.3`, or `+1.2 ±0.4`; `(of 2)` where some initialisations are missing."""
         found = self.rows[name].get(at)
         if found is None:
             return "-"
         error = f" ±{100 * found.error:.1f}" if found.error is not None else ""
-        return (f"{100 * found.value:+.1f}" if self.signed else f"{100 * found.value:.1f}") + error
+        fewer = f" (of {found.count})" if found.count < self.count else ""
+        return (f"{100 * found.value:+.1f}" if self.signed else f"{100 * found.value:.1f}") + error + fewer
 
     def clear(self, name: str, at: float) -> bool:
         """Whether a difference is beyond twice its standard error: no test, since many are looked at."""

@@ -34,6 +34,10 @@ class Limits:
         before = seconds if self.trial_seconds is None else self.trial_seconds
         self.trial_seconds = before + RECENT * (seconds - before)
 
+    def lost(self, seconds: float) -> None:
+        """A worker was lost after `seconds` on a trial that did not end; it says nothing of how long trials take."""
+        self._busy += seconds
+
     @property
     def use(self) -> float:
         """Share of the workers' time in this session that trials which have ended took."""

@@ -1,7 +1,7 @@
 """How far a sweep is: a live bar in a terminal, plain lines in a job's log."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jobs.feed import OnChange
 from jobs.limits import Limits
-from jobs.report import best_masks, standings
+from jobs.report import Standing, best_masks, standings
 from jobs.search import Search
 
 LINE_SECONDS = 5.0  # between two lines of a log
@@ -58,18 +58,20 @@ class _Seldom:
 
 
 def state(search: Search, limits: Limits) -> str:
-    """Counts by state, use of the workers, time to go, and the best mask of each sparsity; `*`: not confirmed."""
+    """Counts by state, use of the workers, time to go, each network's best mask by sparsity; `*`: unconfirmed."""
     counts = search.counts()
     parts = [f"{number} {name}" for name, number in counts.items() if number or name == "running"]
     parts.append(f"use {100 * limits.use:.0f}%")
     eta = _eta(counts, limits)
     if eta is not None:
         parts.append(f"ETA {_duration(eta)}")
-    best = best_masks(standings(search))
+    best = _bests(standings(search))
     if best:
+        several = len(search.spec.workloads) > 1
         figures = (
-            f"@{sparsity!r} {one.cell.method} {100 * one.validation:.1f}%{'' if one.confirmed else '*'}"
-            for sparsity, one in list(best.items())[:MOST_CELLS]
+            f"{f'{one.cell.model} ' if several else ''}@{one.cell.sparsity!r} {one.cell.method} "
+            f"{100 * one.validation:.1f}%{'' if one.confirmed else '*'}"
+            for one in best[:MOST_CELLS]
         )
         parts.append("best " + ", ".join(figures))
     return " · ".join(parts)
@@ -78,10 +80,10 @@ def state(search: Search, limits: Limits) -> str:
 def summary(search: Search, limits: Limits | None = None) -> dict[str, Any]:
     """Where a search stands, as plain values: counts by state, the best of each cell, seconds to go, why it was closed.
 
-    The best COPS mask of each sparsity comes first: of a large sweep, only the first cells are kept with its run.
+    Each network's best COPS mask by sparsity comes first: of a large sweep, only the first cells are kept with its run.
     """
     found, counts = standings(search), search.counts()
-    first = [id(one) for one in best_masks(found).values()]
+    first = [id(one) for one in _bests(found)]
     return {
         "counts": counts,
         "planned": search.planned,
@@ -100,6 +102,13 @@ def summary(search: Search, limits: Limits | None = None) -> dict[str, Any]:
             for one in sorted(found, key=lambda one: id(one) not in first)
         ],
     }
+
+
+def _bests(found: Sequence[Standing]) -> list[Standing]:
+    """The best COPS mask of each network, data set and sparsity."""
+    workloads = dict.fromkeys((one.cell.model, one.cell.data) for one in found)
+    groups = ([one for one in found if (one.cell.model, one.cell.data) == workload] for workload in workloads)
+    return [one for group in groups for one in best_masks(group).values()]
 
 
 def _eta(counts: dict[str, int], limits: Limits) -> float | None:

@@ -162,7 +162,8 @@ class CellSearch:
     def report(self, trial: Trial, epoch: int, value: float) -> bool:
         """A running trial's validation accuracy after an epoch; whether it lags so far behind that it should stop."""
         proposal = self.running[trial]
-        return proposal is not None and self._study.lags(proposal, epoch, value)
+        lags = proposal is not None and self._study.lags(proposal, epoch, value)
+        return lags and epoch < self._spec.training.epochs  # at its end nothing is saved by stopping it
 
     def importances(self) -> dict[str, float]:
         """How much alpha and each weight matter; see `CellStudy.importances`."""
@@ -253,7 +254,7 @@ class Search:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
-        self._known = dict(known or {})
+        self._known = self._useful(known or {})
         earlier = by_study(self._known.values())
         self.cells = {
             cell: CellSearch(spec, cell, self._known, searched(spec, cell, earlier), studies, now)
@@ -300,7 +301,12 @@ class Search:
 
     def learn(self, known: KnownTrials) -> None:
         """More trials have ended elsewhere: none of them starts here from now on. Any thread may say so."""
-        self._known.update(known)
+        self._known.update(self._useful(known))
+
+    def _useful(self, known: KnownTrials) -> dict[str, Known]:
+        """Trials that another sweep stopped early have not ended for one that stops none."""
+        none = self.spec.stopping.scheduler == "none"
+        return {name: one for name, one in known.items() if one.outcome is not None or not none}
 
     def end_search(self) -> None:
         """No new search trial from here on; winners are confirmed."""

@@ -1,5 +1,6 @@
 """The sweep file: typed and validated before any work starts."""
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -250,6 +251,11 @@ class Resources(Section):
 
     cpu: Number = Field(1, ge=0.01, description="cores")
     gpu: Number = Field(0, ge=0, description="GPUs; 0.25 lets four trials share one")
+
+    @property
+    def threads(self) -> int:
+        """Threads of a trial's tensor operations on the CPU, which round differently on another number of them."""
+        return max(1, math.floor(self.cpu))
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -8,6 +8,7 @@ is added at the next start.
 import math
 import random
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 
@@ -57,7 +58,10 @@ class CellStudy:
             directions=directions, sampler=self._sampler(seed), pruner=_pruner(spec) if cell.tunable else None
         )
         self._recall(earlier or {}, studies.load(name, directions) if studies else [])
-        self.budget = self._plan(earlier or {})
+        planned = cell.tunable and spec.search.sampler == "grid"
+        self._points = self._grid(earlier or {}) if planned else None
+        trials = spec.search.trials if cell.tunable else 1
+        self.budget = trials if self._points is None else len(earlier or {}) + len(self._points)
 
     def ask(self, taken: Callable[[Trial], bool]) -> tuple[optuna.Trial, Trial] | None:
         """Optuna's proposal, moved where it is `taken`, and the trial that it stands for; None if nothing is free.
@@ -65,6 +69,11 @@ class CellStudy:
         A sampler that likes a point goes on proposing it. To ask again takes it milliseconds, and the points around are
         what it would come to; they are looked at at random, from a little further away each time.
         """
+        if self._points is not None:
+            while self._points:
+                if not taken(trial := self._trial(params := self._points.popleft())):
+                    return self._fixed(params, trial)
+            return None
         proposal = self._ask()
         if not taken(trial := self._trial(proposal.params)):
             return self._named(proposal, trial)
@@ -73,8 +82,7 @@ class CellStudy:
         for move in range(1, MOVES):
             params = {name: self._near(value, move * STEP) for name, value in proposal.params.items()}
             if not taken(trial := self._trial(params)):
-                self._study.enqueue_trial(params)
-                return self._named(self._ask(), trial)
+                return self._fixed(params, trial)
         return None
 
     def end(self, proposal: optuna.Trial, outcome: Outcome | None) -> None:
@@ -115,6 +123,11 @@ class CellStudy:
         weights = stick_breaking([values[_stick(score)] for score in self._cell.target[:-1]])
         return Trial(self._cell, weights if self._cell.target else (), alpha)
 
+    def _fixed(self, params: dict[str, float], trial: Trial) -> tuple[optuna.Trial, Trial]:
+        """A proposal of just these values; nothing else may be waiting in the study."""
+        self._study.enqueue_trial(params)
+        return self._named(self._ask(), trial)
+
     def _named(self, proposal: optuna.Trial, trial: Trial) -> tuple[optuna.Trial, Trial]:
         proposal.set_user_attr(TRIAL, trial_key(self._spec, trial))
         return proposal, trial
@@ -151,19 +164,13 @@ class CellStudy:
         levels = dict(zip(map(_level, self._cell.controls), trial.alpha, strict=True))
         return levels | dict(zip(map(_stick, self._cell.target[:-1]), stick_fractions(trial.weights), strict=True))
 
-    def _plan(self, earlier: Mapping[Trial, Known]) -> int:
-        """How many search trials there are in all; those of a grid are lined up."""
-        if not self._cell.tunable:
-            return 1
-        if self._spec.search.sampler != "grid":
-            return self._spec.search.trials
-        points = grid(self._spec.search.trials, len(self._space))
-        ran = [self._params(trial) for trial in earlier]
-        for point in points:
-            params = dict(zip(self._space, point, strict=True))
-            if params not in ran:
-                self._study.enqueue_trial(params)
-        return len(points)
+    def _grid(self, earlier: Mapping[Trial, Known]) -> deque[dict[str, float]]:
+        """The grid's points that have not run. Where one score has all the weight, several points are one trial."""
+        points = [
+            dict(zip(self._space, point, strict=True)) for point in grid(self._spec.search.trials, len(self._space))
+        ]
+        distinct = {self._trial(params): params for params in reversed(points)}
+        return deque(params for trial, params in reversed(distinct.items()) if trial not in earlier)
 
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         startup = max(1, min(10, self._spec.search.trials // 2))
@@ -200,7 +207,7 @@ def stick_breaking(fractions: list[float]) -> tuple[float, ...]:
     for left, fraction in zip(range(len(fractions), 0, -1), fractions, strict=True):
         weights.append(round(rest * (1 - (1 - fraction) ** (1 / left)), 4))
         rest -= weights[-1]
-    return (*weights, round(rest, 4))
+    return (*weights, abs(round(rest, 4)))  # -0.0 would be another trial
 
 
 def stick_fractions(weights: tuple[float, ...]) -> list[float]:

@@ -1,7 +1,6 @@
 """The sweep on Ray: score tasks first, then one Tune experiment whose actors are reused. The only importer of Tune."""
 
 import logging
-import math
 import os
 import tempfile
 import time
@@ -161,7 +160,7 @@ class SweepTrial(tune.Trainable):
         runner: Callable[..., Generator[Epoch, None, Result]],
     ) -> None:
         """Called once per actor; scores and data are object references, fetched when a trial asks."""
-        torch.set_num_threads(max(1, math.floor(spec.resources.cpu)))
+        torch.set_num_threads(spec.resources.threads)
         self._spec, self._checkpoints = spec, checkpoints
         self._score_refs, self._data_refs = scores, datasets
         self._run = runner
@@ -274,7 +273,7 @@ def _load(name: str, session: Session, tracker: Tracker) -> dict[str, Any]:
 @ray.remote(num_returns=2)
 def _score(spec: Spec, task: ScoreTask, store_url: str, arrays: dict[str, Any]) -> tuple[Scores, bool]:
     """A score vector, and whether it had to be computed."""
-    torch.set_num_threads(max(1, math.floor(spec.resources.cpu)))
+    torch.set_num_threads(spec.resources.threads)
     store, name = ScoreStore(store_url), key("score", score_settings(spec, task))
     scores = store.get(name)
     if scores is not None:

@@ -24,8 +24,8 @@ Runner = Callable[[Trial], Generator[Epoch, None, Result]]
 class Worker:
     """Runs batches of trials, a step at a time, and says what happened.
 
-    An event holds the trial's `index` and one of: `epoch`, `value` and `run`, where epochs decide about stopping;
-    `outcome`, the metrics of its end; `failure`, a line, and its `kind`. The latter two hold `seconds`.
+    An event holds the trial's `index`, the `seconds` that it has taken, and one of: `epoch`, `value` and `run`, where
+    epochs decide about stopping; `outcome`, the metrics of its end; `failure`, a line, and its `kind`.
 
     Args:
         runner: runs a trial, as `jobs.trial.run` does; closed when the trial is stopped early.
@@ -77,7 +77,8 @@ class Worker:
             now.epochs, now.logged = [], time.monotonic()
         if self._spec.stopping.scheduler == "none":
             return []
-        return [{"index": now.index, "epoch": epoch.number, "value": epoch.validation_accuracy, "run": now.run.id}]
+        told = {"epoch": epoch.number, "value": epoch.validation_accuracy, "run": now.run.id, "seconds": now.seconds}
+        return [{"index": now.index, **told}]
 
     def _finish(self, now: "_Running", result: Result) -> Event:
         accuracy = result.metrics["validation_accuracy"]

@@ -87,7 +87,10 @@ def results(uri: str) -> tuple[dict[str, dict[str, object]], int]:
 
 @pytest.mark.timeout(600)  # several sweeps, on whatever machine
 def test_one_worker_or_four_give_the_same_bits(tmp_path: Path, postgres: Postgres) -> None:
-    """The same sweep in two homes, once with its studies in PostgreSQL: the same trials, masks and accuracies."""
+    """The same sweep in two homes: the same trials, masks and accuracies.
+
+    The second has its studies in PostgreSQL, and finds the scores in the store of the first.
+    """
     pairs = [{"target": "snip", "controls": ["grasp"]}, {"target": ["snip", "synflow"], "controls": ["grasp"]}]
     file = write(
         tmp_path,
@@ -100,11 +103,13 @@ def test_one_worker_or_four_give_the_same_bits(tmp_path: Path, postgres: Postgre
         confirmations=1,
     )
     found = []
-    for number, extra in ((1, {}), (4, {"COPS_STUDIES": postgres.url})):
+    shared = {"COPS_STUDIES": postgres.url, "COPS_STORE": (tmp_path / "home1" / "store").as_uri()}
+    for number, extra in ((1, {}), (4, shared)):
         home = new_home(tmp_path / f"home{number}")
         with mlflow_server(settings_of(home)) as uri:
             done = run_command(home, "-m", "jobs", str(file), timeout=TIMEOUT, **workers(number), **extra)
             assert done.returncode == 0, done.stdout + done.stderr
+            assert ("score vectors computed: 0" in done.stdout) == bool(extra)
             found.append(results(uri))
         assert (home.path / "studies.db").exists() != bool(extra)
     (one, alone), (four, together) = found

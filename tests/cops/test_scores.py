@@ -201,6 +201,17 @@ def test_random_scores_follow_the_seed() -> None:
     assert not torch.equal(one, other)
 
 
+@pytest.mark.parametrize("seed", [0, 7])
+def test_random_scores_know_nothing_of_the_initial_weights(seed: int) -> None:
+    """Even of those that the same seed gave."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(300, 100), nn.Linear(100, 10))
+    scores = score("random", model, [], seed=seed)
+    for name, values in scores.items():
+        pair = torch.stack([values.flatten(), model.get_parameter(name).detach().flatten()])
+        assert abs(float(torch.corrcoef(pair)[0, 1])) < 5 / values.numel() ** 0.5, name
+
+
 def test_unknown_names_options_and_models_are_refused() -> None:
     model = mlp()
     with pytest.raises(ValueError, match="did you mean 'snip'"):

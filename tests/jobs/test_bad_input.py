@@ -1,6 +1,7 @@
 """Bad input: one line that names key, value and remedy, exit code 2, nothing started, nothing written."""
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,16 @@ import pytest
 import yaml
 
 from jobs.__main__ import main
+from jobs.errors import UserError
+from jobs.spec import Spec
 from tests.conftest import SMOKE, free_port
 
 GOOD = yaml.safe_load(SMOKE.read_text())
 
 
-def damaged(path: str, value: Any) -> dict[str, Any]:
-    """The smoke sweep with one key, `a.b[0].c`, set to `value`."""
-    tree: Any = yaml.safe_load(SMOKE.read_text())
+def damaged(path: str, value: Any, whole: bool = False) -> dict[str, Any]:
+    """The smoke sweep, with all its defaults if it is to be `whole`, with one key, `a.b[0].c`, set to `value`."""
+    tree: Any = Spec.load(SMOKE).model_dump(mode="json") if whole else yaml.safe_load(SMOKE.read_text())
     parts = path.replace("[", ".[").split(".")
     at = tree
     for part in parts[:-1]:
@@ -91,6 +94,34 @@ def test_damaged_sweep_file(case: str, tmp_path: Path, home: Path, capsys: pytes
     line = refused([str(file)], capsys, home)
     for word in (*([] if "cores" in case else [str(file)]), *words):
         assert word in line
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[str]:
+    """Paths, `a.b[0].c`, of all plain values of a tree."""
+    if isinstance(tree, dict):
+        for name, inner in tree.items():
+            yield from leaves(inner, f"{path}.{name}" if path else name)
+    elif isinstance(tree, list) and tree:
+        for index, inner in enumerate(tree):
+            yield from leaves(inner, f"{path}[{index}]")
+    else:
+        yield path
+
+
+EVERY_KEY = list(leaves(Spec.load(SMOKE).model_dump(mode="json")))
+
+
+@pytest.mark.parametrize(
+    "value", [{"no": "such"}, [["list"]], "\x00 word", -1e300], ids=["keys", "list", "word", "number"]
+)
+@pytest.mark.parametrize("path", EVERY_KEY)
+def test_every_key_damaged_in_every_way(path: str, value: Any) -> None:
+    """Whatever stands in its place, it is named, and nothing else is."""
+    with pytest.raises(UserError) as caught:
+        Spec.of(damaged(path, value, whole=True), "sweep.yaml")
+    line = str(caught.value)
+    assert "\n" not in line
+    assert path in line
 
 
 @pytest.mark.parametrize(

@@ -94,14 +94,16 @@ def test_trials_that_may_stop_early_come_one_at_a_time(tracker: Tracker) -> None
 
 def test_a_laggard_stops_for_good(tracker: Tracker) -> None:
     stopping = {"scheduler": "median", "grace_epochs": 1}
-    spec = spec_with(name="laggard", seed=71, search={"trials": 9}, baselines=[], stopping=stopping)
+    spec = spec_with(
+        name="laggard", seed=71, search={"trials": 9}, baselines=[], stopping=stopping, resources={"gpu": 0.5}
+    )
     session = tracker.start_sweep(spec)
     feed, _ = feed_of(spec, tracker, session)
     run = ""
     for number in range(9):
         (trial,) = feed.next(str(number))
         run = tracker.start_trial(spec, session, trial).id
-        event = {"index": 0, "epoch": 1, "value": 0.9 - 0.1 * number, "run": run}
+        event = {"index": 0, "epoch": 1, "value": 0.9 - 0.1 * number, "run": run, "seconds": 7.0}
         if feed.take(str(number), [event]):
             break
         feed.take(str(number), [ended(0, trial)])
@@ -109,6 +111,7 @@ def test_a_laggard_stops_for_good(tracker: Tracker) -> None:
     else:
         pytest.fail("none was stopped")
     assert feed.search.counts()["stopped"] == 1
+    assert feed.limits.spent(feed.search)["gpu_hours"] == pytest.approx(0.5 * (7.0 + 0.01 * number) / 3600)
     stopped = client_of(tracker).get_run(run)
     assert (stopped.info.status, stopped.data.tags["cops.stopped"]) == ("KILLED", "1")
     assert not feed.take(str(number), [ended(0, trial)])  # told again by Tune
@@ -152,10 +155,18 @@ def test_what_a_lost_worker_had_ended_is_looked_up(tracker: Tracker) -> None:
     assert {run.info.status for run in runs_of(client_of(tracker), feed._session)} == {"FINISHED", "KILLED"}
 
 
+def busy(feed: Feed) -> float:
+    """Seconds of workers that are counted as used."""
+    return feed.limits.use * feed.limits.seconds * feed.limits.workers
+
+
 def test_a_preempted_worker_costs_no_try(tracker: Tracker) -> None:
     feed, clock, batch = lost_after(tracker, "preempted", 73, 0, started=True)
     feed.preempted("second")
+    before = busy(feed)
+    clock.now += 50
     feed.over("second", lost=True)
+    assert busy(feed) - before == pytest.approx(50)
     assert not feed.search.failures
     clock.now += 60
     assert {feed.search.ask() for _ in batch} == set(batch)

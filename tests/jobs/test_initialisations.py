@@ -49,7 +49,7 @@ def test_means_are_of_what_validation_chose_in_each_initialisation() -> None:
         assert found.error == pytest.approx(stdev(values) / 2**0.5)
     assert means.rows["grasp"][0.9] is not None
     assert means.rows["grasp"][0.9].count == 1
-    assert means.text("grasp", 0.9) == "90.0"
+    assert means.text("grasp", 0.9) == "90.0 (of 1)"
     assert means.text("dense", 0.9) == "96.0 ±1.0"
 
 
@@ -58,7 +58,7 @@ def test_differences_are_paired_by_initialisation() -> None:
     assert set(differences.rows) == {SINGLE, "snip", "grasp", "random", "dense"}
     assert differences.text("snip", 0.9) == "+3.0 ±1.0"
     assert differences.clear("snip", 0.9)
-    assert differences.text("grasp", 0.9) == "-20.0"  # in the one initialisation that has both
+    assert differences.text("grasp", 0.9) == "-20.0 (of 1)"  # in the one initialisation that has both
     assert not differences.clear("grasp", 0.9)
 
 

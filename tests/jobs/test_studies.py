@@ -68,6 +68,50 @@ def test_grid_trials_are_the_grid() -> None:
     assert sorted(trial.alpha[0] for trial in ran) == [round(i / 10, 2) for i in range(11)]
 
 
+def test_a_grid_of_weights_is_proposed_point_by_point(tmp_path: Path) -> None:
+    """Where one score has all the weight, points coincide: each trial runs once, and the study has its own values."""
+    pair = {"target": ["snip", "synflow", "magnitude"], "controls": ["grasp"]}
+    spec = spec_with(
+        grid={"pairs": [pair], "sparsities": [0.9]},
+        search={"trials": 16, "sampler": "grid"},
+        baselines=[],
+        confirmations=0,
+    )
+    url = f"sqlite:///{tmp_path / 'studies.db'}"
+    studies = Studies(url)
+    search = Search(spec, studies=studies)
+    ran = run_all(search, best_at_030)
+    studies.close()
+    points = {(*stick_breaking([b, c]), a) for a, b, c in grid(16, 3)}
+    assert {trial.weights + trial.alpha for trial in ran} == points
+    assert len(ran) == len(points)
+    (cell,) = cells(spec)
+    study = optuna.load_study(study_name=study_key(spec, cell), storage=url)
+    by_key = {trial_key(spec, trial): trial for trial in ran}
+    assert len(study.trials) == len(ran)
+    for one in study.trials:
+        trial = by_key[one.user_attrs["cops.trial"]]
+        values = one.params
+        assert trial.alpha == (values["alpha[grasp]"],)
+        assert trial.weights == stick_breaking([values["stick[snip]"], values["stick[synflow]"]])
+
+
+def test_a_grid_is_whole_whatever_ran_before() -> None:
+    first = spec_with(search={"trials": 4, "sampler": "random"}, baselines=[], confirmations=0)
+    before = Search(first)
+    run_all(before, best_at_030)
+    spec = spec_with(search={"trials": 5, "sampler": "grid"}, baselines=[], confirmations=0)
+    search = Search(spec, known_of(first, before))
+    run_all(search, best_at_030)
+    assert {0.0, 0.25, 0.5, 0.75, 1.0} <= {trial.alpha[0] for trial in search.outcomes}
+    assert search.finished
+
+
+@given(st.lists(st.integers(0, 100).map(lambda n: n / 100), min_size=1, max_size=3))
+def test_no_weight_is_minus_zero(fractions: list[float]) -> None:
+    assert all(math.copysign(1, weight) == 1 for weight in stick_breaking(fractions))
+
+
 def test_several_objectives_are_searched_and_the_most_accurate_wins() -> None:
     spec = spec_with(
         search={"trials": 20, "objective": ["validation_accuracy", "flops_share"]}, baselines=["dense"], confirmations=1
@@ -84,7 +128,8 @@ def test_several_objectives_are_searched_and_the_most_accurate_wins() -> None:
 
 def stopping_spec(scheduler: str) -> Spec:
     stopping = {"scheduler": scheduler, "grace_epochs": 2}
-    return spec_with(search={"trials": 30, "sampler": "random"}, stopping=stopping, baselines=[], confirmations=2)
+    training, search = {"epochs": 9}, {"trials": 30, "sampler": "random"}
+    return spec_with(search=search, stopping=stopping, training=training, baselines=[], confirmations=2)
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
@@ -108,6 +153,19 @@ def test_laggards_stop_and_never_win(scheduler: str) -> None:
     assert cell.winner not in stopped_at
     assert len(cell.outcomes) + len(stopped_at) == search.planned == 32
     assert search.counts()["stopped"] == len(stopped_at)
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_nothing_stops_at_its_last_epoch(scheduler: str) -> None:
+    """However poor: its mask and accuracy are there, and all their cost is paid."""
+    tree = stopping_spec(scheduler).model_dump(mode="json")
+    tree["stopping"]["grace_epochs"] = 9
+    search = Search(Spec.model_validate(tree))
+    while (trial := search.ask()) is not None:
+        accuracy = best_at_030(trial)
+        assert not any(search.report(trial, epoch, accuracy) for epoch in range(1, 10))
+        search.tell(trial, {"validation_accuracy": accuracy, "test_accuracy": accuracy})
+    assert len(search.outcomes) == search.planned == 32
 
 
 def test_brackets_are_of_a_cell_alone() -> None:
@@ -215,8 +273,8 @@ def test_what_another_sweep_ends_meanwhile_is_not_run_here(before: int) -> None:
     assert search.counts()["done"] == before
 
 
-def test_a_stopped_trial_is_known_and_not_run_again() -> None:
-    spec = spec_with(search={"trials": 3}, baselines=[], confirmations=0)
+def test_a_stopped_trial_is_known_and_run_again_only_where_none_is_stopped() -> None:
+    spec = spec_with(search={"trials": 3}, baselines=[], confirmations=0, stopping={"scheduler": "asha"})
     search = Search(spec)
     trials = [search.ask() for _ in range(3)]
     for number, trial in enumerate(trials):
@@ -231,6 +289,11 @@ def test_a_stopped_trial_is_known_and_not_run_again() -> None:
     assert again.finished
     assert again.counts()["stopped"] == 1
     assert again.reused == 3
+    patient = spec_with(search={"trials": 3}, baselines=[], confirmations=0)
+    whole = Search(patient, known)
+    assert whole.reused == 2
+    whole.learn(known)
+    assert [trial.kind for trial in run_all(whole, best_at_030)] == ["search"]
 
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:////nowhere/at/all.db", "postgresql+psycopg2://127.0.0.1:1/none"])
