@@ -13,8 +13,10 @@ from jobs.initialisations import SINGLE as CHOSEN
 from jobs.initialisations import Comparison, Mean
 
 Record = Mapping[str, Any]
+DPI = 80  # a page has room for files of tens of kB
 SINGLE = ("random", "magnitude", "snip", "grasp", "synflow", "synflow x100")
 BY_METHOD = dict(zip((*SINGLE, CHOSEN), COLOURS, strict=False)) | {OURS: COPS, "dense": "#BBBBBB"}
+AGAINST = (CHOSEN, "snip", "grasp")  # the others fall so far behind that nothing else could be seen
 BEYOND = ("snip|grasp", "synflow|grasp", "snip|synflow")  # the pairs of a figure that has no room for more
 
 
@@ -64,11 +66,11 @@ def similarities(masks: Sequence[Record], alphas: Sequence[float], title: str) -
 
 
 def accuracies(found: Mapping[str, Sequence[Comparison]]) -> Figure:
-    """Above, mean test accuracies against sparsity; below, what COPS adds to single scores: a column per network."""
+    """Above, mean test accuracies against sparsity; below, what COPS adds to some of them: a column per network."""
     figure, panels = canvas(2 * len(found), columns=len(found), width=4.0 * len(found))
     for column, (title, tables) in enumerate(found.items()):
         for table, axes in zip(tables, panels[column :: len(found)], strict=False):
-            shown = [name for name in table.rows if "|" not in name]
+            shown = [name for name in table.rows if (name in AGAINST if table.signed else "|" not in name)]
             for index, name in enumerate(shown):
                 row = {at: one for at, one in table.rows[name].items() if one is not None}
                 shift = 0.05 * (index - len(shown) / 2) if table.signed else 0.0

@@ -36,7 +36,8 @@ from tests.benchmarks.show import markdown
 MODELS = ("resnet20", "vgg16")
 SAMPLES = 128  # training images that scores and gradients see
 SPARSITIES = (0.9, 0.95, 0.98, 0.99, 0.995)
-ALPHAS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+FEW = (0.9, 0.99)  # in the figures of similarities, where the others lie in between
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIDDLE = 0.5  # where the masks of pairs are looked at more closely
 PAIRS = {  # target weights, and the control
     "snip|grasp": ({"snip": 1.0}, "grasp"),
@@ -48,6 +49,7 @@ PAIRS = {  # target weights, and the control
 SINGLE = ("random", "magnitude", "snip", "grasp", "synflow")
 TIMED = (*SINGLE, "gradnorm", "force", "fisher", "ntk_sap", "l1_filter", "entropy_filter")
 ROUNDS = 100  # of SynFlow as published
+METHODS = (*SINGLE, f"synflow x{ROUNDS}", *PAIRS)
 Record = dict[str, Any]
 
 
@@ -95,18 +97,19 @@ class Subject:
 
     def scores(self, name: str) -> tuple[Scores, Record]:
         """Scores, which are kept, and what they cost."""
+        model, batches = self.model, self.batches  # loaded by now
         started = time.thread_time()
-        scores = score(name, self.model, self.batches)
+        scores = score(name, model, batches)
         took = {"cpu_seconds": time.thread_time() - started}
         self.store.put(f"{self.name}-{name}", scores)
         return scores, took
 
     def vector(self, name: str) -> Tensor:
-        """Scores (d,), float64 of l1 norm 1."""
+        """Scores (d,) of l1 norm 1."""
         if name not in self.vectors:
             scores = self.store.get(f"{self.name}-{name}") or self.scores(name)[0]
             in_order = {key: scores[key] for key in prunable(self.model)}  # the store keeps none
-            self.vectors[name] = normalise(flatten(in_order).double())
+            self.vectors[name] = normalise(flatten(in_order))
         return self.vectors[name]
 
     def mask(self, kept: Tensor) -> Mask:
@@ -169,11 +172,14 @@ def paired(subject: Subject, pair: str, keep: int) -> Record:
     Similarities are Jaccard's, to the masks of the target and of the control alone.
     """
     weights, control = PAIRS[pair]
-    target = weighted_target({name: subject.vector(name) for name in weights}, weights)
+    vectors = {name: subject.vector(name) for name in (*weights, control)}
+    dtype = max((vector.dtype for vector in vectors.values()), key=lambda dtype: dtype.itemsize)
+    vectors = {name: vector.to(dtype) for name, vector in vectors.items()}
+    target = weighted_target({name: vectors[name] for name in weights}, weights)
     masks = {}
-    for _, alpha, solution in path(target, [subject.vector(control)], [keep], ALPHAS):
+    for _, alpha, solution in path(target, [vectors[control]], [keep], ALPHAS):
         masks[alpha] = solution.mask
-    ((_, _, other),) = path(subject.vector(control), [], [keep], [0.0])
+    ((_, _, other),) = path(vectors[control], [], [keep], [0.0])
     similar = {
         "target": [_jaccard(mask, masks[0.0]) for mask in masks.values()],
         "control": [_jaccard(mask, other.mask) for mask in masks.values()],
@@ -219,7 +225,7 @@ def tables(notes: Notes) -> Iterator[str]:
         yield f"{name}: gradient norm / dense, emptied layers, dead weights in %; pairs at alpha {MIDDLE:g}\n"
         yield markdown(
             ["mask", *(f"{100 * at:g}%" for at in SPARSITIES)],
-            [[method, *(cell(row.get(at)) for at in SPARSITIES)] for method, row in by_method.items()],
+            [[one, *(cell(by_method[one].get(at)) for at in SPARSITIES)] for one in METHODS if one in by_method],
         )
 
 
@@ -244,9 +250,10 @@ def main() -> None:
     for name in given.models:
         measure(Subject(name, images, ScoreStore((given.to / "scores").absolute().as_uri())), notes)
     masks = {name: (notes.found[f"{name} dense"]["gradient"], notes.of(name, "mask")) for name in given.models}
-    drawn.gradients(masks, SPARSITIES, MIDDLE).savefig(given.to / "gradients.png")
+    drawn.gradients(masks, SPARSITIES, MIDDLE).savefig(given.to / "gradients.png", dpi=drawn.DPI)
     for name, (_, found) in masks.items():
-        drawn.similarities(found, ALPHAS, name).savefig(given.to / f"similarities-{name}.png")
+        figure = drawn.similarities([one for one in found if one["sparsity"] in FEW], ALPHAS, name)
+        figure.savefig(given.to / f"similarities-{name}.png", dpi=drawn.DPI)
     print(json.dumps(list(notes.found.values()), indent=1) if given.json else "\n".join(tables(notes)))
 
 

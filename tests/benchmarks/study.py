@@ -44,7 +44,7 @@ class Study:
     def title(self) -> str:
         """Network and data."""
         (workload,) = self.search.spec.workloads
-        return f"{workload.model.name} on {workload.data.name}"
+        return f"{workload.model.name} on {workload.data.options.get('path', workload.data.name)}"
 
     @property
     def ended(self) -> dict[Trial, Outcome]:
@@ -131,7 +131,7 @@ def told(study: Study) -> Iterator[str]:
         f"search and {kinds['confirmation']} confirmations; {hours:.1f} h of training.\n"
     )
     for one in study.tables():
-        yield f"{one.title}\n"
+        yield f"{study.title}:{one.title.rpartition(':')[2]}\n"
         rows = [
             [
                 name,
@@ -198,9 +198,12 @@ def main() -> None:
         specs = [Spec.load(file) for file in given.sweeps]
         studies = [Study(Search(spec, Runs(uri).known(spec))) for spec in specs]
     given.to.mkdir(parents=True, exist_ok=True)
-    drawn.accuracies({study.title: study.tables() for study in studies}).savefig(given.to / "accuracy.png")
+    drawn.accuracies({study.title: study.tables() for study in studies}).savefig(
+        given.to / "accuracy.png", dpi=drawn.DPI
+    )
     for study in studies:
-        drawn.levels(study.levels(), study.title).savefig(given.to / f"{study.search.spec.name}-levels.png")
+        file = given.to / f"{study.search.spec.name}-levels.png"
+        drawn.levels(study.levels(), study.title).savefig(file, dpi=drawn.DPI)
     if given.json:
         print(json.dumps({study.title: plain(study) for study in studies}, indent=1))
     else:
