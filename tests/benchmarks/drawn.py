@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from jobs.figures import COLOURS, COPS, MARKERS, canvas, legend
 from jobs.initialisations import COPS as OURS
@@ -25,7 +26,7 @@ def gradients(found: Mapping[str, tuple[float, Sequence[Record]]], sparsities: S
     figure, panels = canvas(len(found), columns=2, width=8.0)
     for axes, (name, (dense, masks)) in zip(panels, found.items(), strict=False):
         for index, method in enumerate((*SINGLE, *BEYOND)):
-            points = {one["sparsity"]: one["gradient"] / dense for one in masks if one["method"] == method}
+            points = {one["sparsity"]: living(one["gradient"] / dense) for one in masks if one["method"] == method}
             pair = "|" in method
             axes.plot(
                 range(len(sparsities)),
@@ -38,8 +39,16 @@ def gradients(found: Mapping[str, tuple[float, Sequence[Record]]], sparsities: S
         axes.axhline(1.0, color="#000000", linewidth=0.8, label="dense")
         _by_sparsity(axes, sparsities)
         axes.set(title=name, ylabel="gradient norm / dense", yscale="log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda norm, _: f"{norm:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
     legend(figure, panels[0])
     return figure
+
+
+def living(norm: float) -> float:
+    """A gradient norm; 0 where only rounding left one behind, as in a network without a path from input to output."""
+    return norm if norm > 1e-6 else 0.0
 
 
 def similarities(masks: Sequence[Record], alphas: Sequence[float], title: str) -> Figure:

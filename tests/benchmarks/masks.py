@@ -220,7 +220,7 @@ def tables(notes: Notes) -> Iterator[str]:
         def cell(one: Record | None, dense: float = dense) -> str:
             if one is None:
                 return ""
-            return f"{one['gradient'] / dense:.2g} / {one['emptied']} / {100 * one['dead_share']:.1f}"
+            return f"{drawn.living(one['gradient'] / dense):.2g} / {one['emptied']} / {100 * one['dead_share']:.1f}"
 
         yield f"{name}: gradient norm / dense, emptied layers, dead weights in %; pairs at alpha {MIDDLE:g}\n"
         yield markdown(
