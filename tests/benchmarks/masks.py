@@ -142,9 +142,7 @@ def measure(subject: Subject, notes: Notes) -> None:
     notes.once(f"{name} dense", dense)
     size = notes.found[f"{name} dense"]["weights"]
     for one in TIMED:
-        notes.once(
-            f"{name} {one}", lambda one=one: {"model": name, "kind": "score", "score": one} | subject.scores(one)[1]
-        )
+        notes.once(f"{name} {one}", partial(timed, subject, one))
     for one in SINGLE:
         for keep, sparsity in keeps(size).items():
             notes.once(f"{name} {one} @{sparsity:g}", partial(single, subject, one, keep))
