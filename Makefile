@@ -1,6 +1,6 @@
 # Two commands do all the set-up on a fresh machine: `make demo` and `make test`. Each makes .venv by itself.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve up down test lint types pytest bench image browser clean
+.PHONY: help demo serve up down test lint types pytest bench study image browser clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -51,6 +51,16 @@ browser:
 
 bench: .venv/ready  ## what the solver costs against topk, bisection and HiGHS (about 15 minutes)
 	@$(BIN)/python -m tests.benchmarks.solve
+
+# CIFAR-10's images are not shipped: IMAGES=cifar10.zip, a folder or zip of train/CLASS/* and test/CLASS/*, adds what needs
+# them. The sweep names them by a link, so that it is the same sweep wherever they are.
+STUDIES := study-convnet study-lenet300 $(if $(IMAGES),study-resnet)
+study: .venv/ready  ## does it help? the studies of jobs/results, on two cores in hours; goes on where it ended
+	@mkdir -p build/study
+	@$(if $(IMAGES),ln -sfn "$(abspath $(IMAGES))" build/study/cifar10.zip)
+	@cd build/study && for one in $(STUDIES); do ../../$(BIN)/python -m jobs ../../jobs/sweeps/$$one.yaml || exit; done
+	@$(if $(IMAGES),$(BIN)/python -m tests.benchmarks.masks build/study/cifar10.zip --to build/study)
+	@$(BIN)/python -m tests.benchmarks.study $(STUDIES:%=jobs/sweeps/%.yaml) --to build/study
 
 image: .venv/ready  ## what building the container image installs, in a clean environment, without docker (minutes)
 	@$(BIN)/python -m tests.infra.image cpu

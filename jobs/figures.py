@@ -28,7 +28,7 @@ Style = dict[str, Any]
 
 def accuracy_by_sparsity(found: Sequence[Standing]) -> Figure:
     """Validation accuracy of the best COPS mask and every baseline, with standard errors."""
-    figure, (axes,) = _panels(1, width=6.5)
+    figure, (axes,) = canvas(1, width=6.5)
     lines: dict[str, list[Standing]] = {"best COPS": list(best_masks(found).values())}
     for one in found:
         if not one.cell.tunable and one.cell.target:
@@ -53,7 +53,7 @@ def accuracy_by_sparsity(found: Sequence[Standing]) -> Figure:
     axes.set_xticks([1 - sparsity for sparsity in ticks], [f"{sparsity:g}" for sparsity in ticks])
     axes.set_xticks([], minor=True)
     axes.set(xlabel="sparsity", ylabel="validation accuracy, %")
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -85,7 +85,7 @@ def bars(search: Search, found: Sequence[Standing]) -> Figure | None:
     best = best_masks(found)
     if not best:
         return None
-    figure, panels = _panels(2 * len(best), columns=2, width=6.5)
+    figure, panels = canvas(2 * len(best), columns=2, width=6.5)
     for row, (sparsity, cops) in enumerate(best.items()):
         shown = [one for one in found if not one.cell.tunable and one.cell.sparsity in (0.0, sparsity)] + [cops]
         names = [one.cell.method for one in shown[:-1]] + ["COPS"]
@@ -115,7 +115,7 @@ def layer_densities(found: Sequence[Standing], densities: Mapping[Cell, Mapping[
     best = best_masks(known)
     if not best:
         return None
-    figure, panels = _panels(len(best), width=8.0)
+    figure, panels = canvas(len(best), width=8.0)
     for axes, (sparsity, cops) in zip(panels, best.items(), strict=True):
         shown = {one.cell.method: one for one in known if not one.cell.tunable and one.cell.sparsity == sparsity}
         shown["best COPS"] = cops
@@ -125,7 +125,7 @@ def layer_densities(found: Sequence[Standing], densities: Mapping[Cell, Mapping[
         axes.axhline(1 - sparsity, color="#999999", linestyle=":")
         axes.set(ylabel="density", yscale="log", title=f"sparsity {sparsity:g}")
         axes.tick_params(axis="x", rotation=75, labelsize="small")
-    _legend(figure, panels[0])
+    legend(figure, panels[0])
     return figure
 
 
@@ -134,7 +134,7 @@ def importance(search: Search, cells: Sequence[Cell]) -> Figure | None:
     rows = {cell.name: shares for cell in cells if (shares := search.cells[cell].importances())}
     if not rows:
         return None
-    figure, (axes,) = _panels(1, width=7.0)
+    figure, (axes,) = canvas(1, width=7.0)
     names = list(dict.fromkeys(name for shares in rows.values() for name in shares))
     height = 0.8 / len(names)
     for index, name in enumerate(names):
@@ -158,7 +158,7 @@ def pareto(search: Search, cells: Sequence[Cell]) -> Figure | None:
     trials = [(trial, out) for cell in cells for trial, out in _searched(search, cell) if "flops_share" in out]
     if not trials:
         return None
-    figure, (axes,) = _panels(1, width=6.5)
+    figure, (axes,) = canvas(1, width=6.5)
     for (label, tuned), style in zip((("COPS", True), ("single scores", False)), (COPS, COLOURS[0]), strict=True):
         points = [
             (out["flops_share"], 100 * out["validation_accuracy"]) for t, out in trials if t.cell.tunable is tuned
@@ -192,7 +192,7 @@ def dual() -> Figure:
     weights = torch.linspace(0.0, max(2.5 * star, 1.0), 400, dtype=torch.float64)
     pi = target + weights[:, None] * control
     ranked = pi.sort(1, descending=True).values
-    figure, (left, right) = _panels(2, columns=2, width=8.0)
+    figure, (left, right) = canvas(2, columns=2, width=8.0)
     left.plot(weights, ranked[:, :keep].clamp(min=0).sum(1) - weights * kappa[0], color=COLOURS[0])
     left.axvline(star, color=COPS, linestyle="--")
     left.plot(star, best.bound, "o", color=COPS)
@@ -204,6 +204,26 @@ def dual() -> Figure:
     right.set(xlabel="multiplier", ylabel="combined score", title="weights above the threshold there stay")
     right.legend(fontsize="small")
     return figure
+
+
+def canvas(count: int, *, columns: int = 1, width: float) -> tuple[Figure, list[Axes]]:
+    """A figure, `width` inches wide, of at least `count` panels; those that are too many are not seen."""
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width, INCHES * rows + 0.3), layout="constrained", dpi=120)
+    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+    return figure, panels
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """One legend for all panels, beside them, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False)
 
 
 def _by_alpha(
@@ -219,7 +239,7 @@ def _by_alpha(
         method: list(group)
         for method, group in groupby(sorted(tuned, key=lambda cell: cell.method), lambda cell: cell.method)
     }
-    figure, panels = _panels(len(methods), columns=2, width=8.0)
+    figure, panels = canvas(len(methods), columns=2, width=8.0)
     for axes, (method, group) in zip(panels, methods.items(), strict=False):
         for index, cell in enumerate(sorted(group, key=lambda cell: cell.sparsity)):
             style = {"color": COLOURS[index % 8], "marker": MARKERS[index % 8], "linestyle": ":"}
@@ -253,22 +273,3 @@ def _styles(labels: Mapping[str, object]) -> dict[str, Style]:
     others = [label for label in labels if not label.endswith("COPS")]
     styles = {label: {"color": COLOURS[i % 8], "marker": MARKERS[i % 8]} for i, label in enumerate(others)}
     return {label: styles.get(label, {"color": COPS, "marker": "o"}) for label in labels}
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    """Beside the panels, where it hides nothing."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False)
-
-
-def _panels(count: int, *, columns: int = 1, width: float) -> tuple[Figure, list[Axes]]:
-    rows = -(-count // columns)
-    figure = Figure(figsize=(width, INCHES * rows + 0.3), layout="constrained", dpi=120)
-    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in panels[count:]:
-        axes.set_visible(False)
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-        axes.set_axisbelow(True)
-    return figure, panels

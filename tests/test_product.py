@@ -26,9 +26,12 @@ import torch
 import yaml
 from mlflow.entities import Run
 from playwright.sync_api import Page, sync_playwright
+from safetensors.torch import load_file
 
 from cops import Mask
+from cops.export import to_onnx
 from cops.network import prunable
+from cops.shrink import shrink
 from jobs.data import digest
 from jobs.workloads import build_model, load_data
 from tests.conftest import ROOT, SMOKE, Home, Swept, free_port, new_home, run_command
@@ -139,6 +142,33 @@ def test_the_champion_is_loaded_in_one_line(served: Swept, monkeypatch: pytest.M
     removed = sum(int((weights[name] == 0).sum()) for name in prunable(build_model("convnet", data, seed=0)))
     total = sum(weights[name].numel() for name in prunable(build_model("convnet", data, seed=0)))
     assert total - removed == run.data.metrics["kept"]
+
+
+def test_the_champion_runs_in_onnxruntime(served: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a sweep trained, taken from the API, gives the champion's outputs as an ONNX file, and as a smaller one."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{served.home.mlflow_port}")
+    name = "convnet.digits.snip_grasp.0.9"
+    champion = mlflow.MlflowClient().get_model_version_by_alias(name, "champion")
+    run = mlflow.get_run(champion.run_id or "")
+    for file in ("file", "weights"):
+        with fetch(served, f"/v1/masks/{champion.tags['cops.mask']}/{file}") as answer:
+            (tmp_path / file).write_bytes(answer.read())
+    data, mask = load_data("digits"), Mask.load(tmp_path / "file")
+    model = build_model("convnet", data, seed=0)
+    model.load_state_dict(load_file(tmp_path / "weights"))
+    inputs, labels = data.ready(data.test[0]), data.test[1]
+    to_onnx(model, mask, inputs[:2], tmp_path / "pruned.onnx")
+    to_onnx(shrink(model, mask, inputs[:2]), None, inputs[:2], tmp_path / "small.onnx")
+
+    with torch.no_grad():
+        expected = mlflow.pytorch.load_model(f"models:/{name}@champion")(inputs)
+    for file in ("pruned.onnx", "small.onnx"):
+        session = onnxruntime.InferenceSession(tmp_path / file)
+        (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+        right = (torch.from_numpy(found).argmax(1) == labels).double().mean().item()
+        assert right == pytest.approx(run.data.metrics["test_accuracy"], abs=1 / len(labels))
 
 
 def test_test_accuracy_is_measured_for_confirmations_alone(served: Swept) -> None:

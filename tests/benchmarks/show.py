@@ -1,6 +1,7 @@
 """What the benchmarks print."""
 
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -21,3 +22,9 @@ def show(found: Measures, title: str, *, as_json: bool) -> None:
         sign = "at most" if less else "at least"
         table.add_row(name, f"{row['value']:.3g}", f"{sign} {row['target']:g}", "yes" if met else "no")
     Console().print(table)
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
