@@ -16,16 +16,22 @@ SHARE = 0.05  # of a trial's time that saving may take, where the store is slow
 SUFFIX = ".pt"
 
 
+def checkpoint_store(url: str) -> FileStore:
+    """Where the checkpoints of all trials are; `url` as of `FileStore`."""
+    return FileStore(url, SUFFIX)
+
+
 class Checkpoint:
     """The state of one trial, tensors and plain values; no trial fails for want of it.
 
     Args:
-        url: of the store, as of `FileStore`.
+        store: as `checkpoint_store` gives it.
         key: the trial's.
     """
 
-    def __init__(self, url: str, key: str) -> None:
-        self._store, self._key = FileStore(url, SUFFIX), key
+    def __init__(self, store: FileStore, key: str) -> None:
+        self._store, self._key = store, key
+        self._there = False  # as far as this process knows
         self._due = time.monotonic() + SECONDS
 
     @property
@@ -40,6 +46,7 @@ class Checkpoint:
         torch.save({"key": self._key, "state": state}, buffer)
         try:
             self._store.put(self._key, buffer.getvalue())
+            self._there = True
         except OSError as error:
             logging.getLogger(__name__).warning("a checkpoint is not stored: %s", error)
         ended = time.monotonic()
@@ -50,6 +57,7 @@ class Checkpoint:
         with suppress(OSError, pickle.UnpicklingError):  # or it holds more than tensors and plain values
             body = self._store.get(self._key)
             if body is not None:
+                self._there = True
                 found = torch.load(BytesIO(body), map_location="cpu", weights_only=True)
                 if found["key"] == self._key:
                     return dict(found["state"])
@@ -57,5 +65,6 @@ class Checkpoint:
 
     def remove(self) -> None:
         """The trial has ended; what cannot be removed now, `cops gc` finds later."""
-        with suppress(OSError):
-            self._store.remove(self._key)
+        if self._there:  # of most trials there is none: no request for it
+            with suppress(OSError):
+                self._store.remove(self._key)

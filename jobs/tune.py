@@ -36,7 +36,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from jobs.checkpoints import Checkpoint
+from jobs.checkpoints import Checkpoint, checkpoint_store
 from jobs.control import Watch
 from jobs.feed import Feed, OnChange
 from jobs.tracking import Session, Tracker
@@ -161,7 +161,7 @@ class SweepTrial(tune.Trainable):
     ) -> None:
         """Called once per actor; scores and data are object references, fetched when a trial asks."""
         torch.set_num_threads(spec.resources.threads)
-        self._spec, self._checkpoints = spec, checkpoints
+        self._spec, self._checkpoints = spec, checkpoint_store(checkpoints)
         self._score_refs, self._data_refs = scores, datasets
         self._run = runner
         self._scores: dict[ScoreTask, Scores] = {}

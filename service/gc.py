@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jobs import checkpoints
+from jobs.checkpoints import checkpoint_store
 from jobs.filestore import FileStore
 from jobs.identity import key, score_settings
 from jobs.local import mlflow_server
@@ -154,7 +154,7 @@ def _scores(inventory: Inventory, sweeps: list[Known], settings: Settings, befor
 
 def _checkpoints(url: str, before: float) -> Iterator[Waste]:
     """Checkpoints that nobody goes on from: a trial that runs saves one every few minutes."""
-    store = FileStore(url, checkpoints.SUFFIX)
+    store = checkpoint_store(url)
     for name, size, written in store.files():
         if written < before:
             yield Waste(CHECKPOINT, name, size, partial(store.remove, name))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cops import Mask
 from cops.network import prunable
-from jobs.checkpoints import Checkpoint
+from jobs.checkpoints import Checkpoint, checkpoint_store
 from jobs.data import Dataset, digits
 from jobs.spec import Training
 from jobs.train import DivergedError, Trainer, accuracy
@@ -77,7 +77,7 @@ def test_every_recipe_gives_another_network() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_resumed_from_a_checkpoint_it_ends_bitwise_as_uninterrupted(name: str, tmp_path: Path) -> None:
-    how, checkpoint = recipe(**RECIPES[name]), Checkpoint(tmp_path.as_uri(), "0" * 32)
+    how, checkpoint = recipe(**RECIPES[name]), Checkpoint(checkpoint_store(tmp_path.as_uri()), "0" * 32)
     model = build_model("convnet", DATA, 0)
     trainer = Trainer(model, random_mask(model), DATA, how, seed=3)
     losses = [trainer.epoch()]

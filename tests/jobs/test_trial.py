@@ -11,7 +11,7 @@ import torch
 
 from cops import Mask, ScoreError, prune, score
 from cops.network import prunable
-from jobs.checkpoints import Checkpoint
+from jobs.checkpoints import Checkpoint, checkpoint_store
 from jobs.data import Dataset, digits
 from jobs.identity import trial_key
 from jobs.plan import Cell, ScoreTask, Trial, ablations
@@ -91,14 +91,14 @@ def test_closed_midway_and_taken_up_again_it_ends_bitwise_as_uninterrupted(
     monkeypatch.setattr("jobs.checkpoints.SECONDS", 0.0)
     monkeypatch.setattr("jobs.checkpoints.SHARE", math.inf)
     spec = changed(training={"epochs": 5, "batch_size": 64, "crop": 1, "precision": "bfloat16"})
-    stopped = run(spec, TRIAL, scores, Checkpoint(tmp_path.as_uri(), KEY))
+    stopped = run(spec, TRIAL, scores, Checkpoint(checkpoint_store(tmp_path.as_uri()), KEY))
     first = [next(stopped) for _ in range(3)]
     stopped.close()
     assert [path.name for path in tmp_path.iterdir()] == [f"{KEY}.pt"]
 
     whole = run(spec, TRIAL, scores)
     every = [next(whole) for _ in range(5)]
-    elsewhere = Checkpoint(tmp_path.as_uri(), KEY)
+    elsewhere = Checkpoint(checkpoint_store(tmp_path.as_uri()), KEY)
     again = run(spec, TRIAL, scores, elsewhere)
     assert [next(again) for _ in range(5)] == every
     assert first == every[:3]
@@ -112,7 +112,7 @@ def test_closed_midway_and_taken_up_again_it_ends_bitwise_as_uninterrupted(
 
 
 def test_a_short_trial_writes_no_checkpoint(tmp_path: Path) -> None:
-    finish(run(SPEC, TRIAL, scores, Checkpoint(tmp_path.as_uri(), KEY)))
+    finish(run(SPEC, TRIAL, scores, Checkpoint(checkpoint_store(tmp_path.as_uri()), KEY)))
     assert not list(tmp_path.iterdir())
 
 
