@@ -1,7 +1,9 @@
 """`python -m jobs SWEEP.yaml`: run a sweep, here or as a Ray job."""
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +15,7 @@ from jobs.explain import schema
 from jobs.spec import Spec
 
 
-def dry_run(path: Path) -> int:
+def dry_run(path: Path, *, as_json: bool) -> int:
     """Print what the sweep of a file would run, and what it would cost.
 
     Raises:
@@ -21,7 +23,11 @@ def dry_run(path: Path) -> int:
     """
     from jobs import estimate
 
-    Console().print(estimate.dry_run(Spec.load(path)))
+    spec = Spec.load(path)
+    if as_json:
+        print(json.dumps(asdict(estimate.preview(spec)), indent=2))
+    else:
+        Console().print(estimate.dry_run(spec))
     return 0
 
 
@@ -44,7 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     how.add_argument("--smoke", action="store_true", help="run the whole pipeline, tiny")
     how.add_argument("--explain", action="store_true", help="print every key with its value and what it is")
     how.add_argument("--schema", action="store_true", help="print the JSON schema of a sweep file")
+    parser.add_argument("--json", action="store_true", help="print what --dry-run finds as JSON, for programs")
     given = parser.parse_args(arguments)
+    if given.json and not given.dry_run:
+        parser.error("--json goes with --dry-run; --schema is JSON anyway")
     if given.sweep is None and not given.explain and not given.schema:
         parser.error("name a sweep file, e.g. jobs/sweeps/demo.yaml")
     try:
@@ -54,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.explain:
             return explain(given.sweep)
         if given.dry_run:
-            return dry_run(given.sweep)
+            return dry_run(given.sweep, as_json=given.json)
         return sweep(given.sweep, tiny=given.smoke)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

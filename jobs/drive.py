@@ -140,7 +140,7 @@ def _keep_report(search: "Search", tracker: "Tracker", session: "Session") -> No
 
     winners = {cell: one.winner for cell, one in search.cells.items() if one.winner is not None and cell.target}
     keys = {cell: trial_key(search.spec, winner) for cell, winner in winners.items()}
-    densities = {cell: tracker.layer_densities(session, key) for cell, key in keys.items()}
+    densities = {cell: tracker.layer_densities(key) for cell, key in keys.items()}
     with tempfile.TemporaryDirectory() as folder:
         page.write(search, densities, Path(folder))
         tracker.log_folder(session, Path(folder))

@@ -1,7 +1,8 @@
 """What a sweep will cost, before anything is run: its counts are exact, its hours assume a speed."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Literal
 
 from rich.table import Table
 
@@ -84,31 +85,76 @@ def estimates(spec: Spec) -> dict[Cell, Estimate]:
     return found
 
 
-def dry_run(spec: Spec) -> Table:
-    """The counts and hours of a sweep, as a table to print.
+@dataclass(frozen=True)
+class Preview:
+    """What a sweep would run.
+
+    Args:
+        name: of the sweep.
+        cells: of its grid, baselines included.
+        baselines: cells with nothing to tune.
+        search: number of search trials, like
+        confirmation: runs, and
+        ablation: runs.
+        scores: distinct score vectors, each computed once for all trials.
+        rounds: score vectors that trials take again in their rounds.
+        hours: rough guess, in
+        unit: of them.
+    """
+
+    name: str
+    cells: int
+    baselines: int
+    search: int
+    confirmation: int
+    ablation: int
+    scores: int
+    rounds: int
+    hours: float
+    unit: Literal["GPU hours", "CPU core hours"]
+
+
+def preview(spec: Spec) -> Preview:
+    """The counts and hours of a sweep.
 
     Raises:
         UserError: as `estimates`.
     """
     every = estimates(spec)
-    total = {name: sum(getattr(one, name) for one in every.values()) for name in Estimate.__dataclass_fields__}
-    trials = sum(one.trials for one in every.values())
+    counted = ("search", "confirmation", "ablation", "rounds")
+    return Preview(
+        name=spec.name,
+        cells=len(every),
+        baselines=sum(not cell.tunable for cell in every),
+        scores=len(scores_needed(spec)),
+        hours=sum(one.hours(spec.resources.gpu) for one in every.values()),
+        unit="GPU hours" if spec.resources.gpu else "CPU core hours",
+        **{name: sum(getattr(one, name) for one in every.values()) for name in counted},
+    )
+
+
+def dry_run(spec: Spec) -> Table:
+    """The same as a table to print.
+
+    Raises:
+        UserError: as `estimates`.
+    """
+    found = preview(spec)
+    total = asdict(found)
     kinds = [f"{total[kind]} {kind}" for kind in ("search", "confirmation", "ablation") if total[kind]]
-    baselines = sum(not cell.tunable for cell in every)
+    trials = found.search + found.confirmation + found.ablation
     gpu = spec.resources.gpu
-    hours = sum(one.hours(gpu) for one in every.values())
     speed = "10 TFLOP/s per GPU, 0.3 ms per layer and step" if gpu else "10 GFLOP/s per CPU core"
 
     table = Table(title=f"sweep '{spec.name}' would run", title_justify="left", box=None, show_header=False)
-    table.add_row("cells", str(len(every)), f"{len(every) - baselines} tuned, {baselines} baselines")
+    table.add_row("cells", str(found.cells), f"{found.cells - found.baselines} tuned, {found.baselines} baselines")
     table.add_row("trials", str(trials), f"{', '.join(kinds)}; fewer where earlier sweeps ran the same")
-    table.add_row("score computations", str(len(scores_needed(spec))), "distinct, each once for all trials")
-    if total["rounds"]:
-        table.add_row("", str(total["rounds"]), "taken again within trials, in rounds")
-    unit = "GPU hours" if gpu else "CPU core hours"
+    table.add_row("score computations", str(found.scores), "distinct, each once for all trials")
+    if found.rounds:
+        table.add_row("", str(found.rounds), "taken again within trials, in rounds")
     table.add_row(
-        unit,
-        f"{float(f'{hours:.2g}'):,g}",
+        found.unit,
+        f"{float(f'{found.hours:.2g}'):,g}",
         f"a rough guess: multiply-adds of training, at {speed}; none is stopped early",
     )
     return table

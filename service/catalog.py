@@ -43,7 +43,7 @@ ANY_LEVEL = -1
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which masks are asked for; what is None, or 0, asks nothing.
+    """Which masks are asked for; what is None, or 0, asks nothing, but for `samples`.
 
     Args:
         sparsity: `best` answers the nearest at or above it, by at most `tolerance`; else it asks nothing.
@@ -52,6 +52,7 @@ class Wanted:
         control: one of the mask's control scores.
         metric: by which masks are compared; one for which it is not known is no candidate.
         min_confirmations: at least so many.
+        samples: most samples that they were found and trained on; None for all samples: others cannot be compared.
     """
 
     model: str | None = None
@@ -66,6 +67,7 @@ class Wanted:
     seed: int | None = None
     metric: Metric = "validation_accuracy"
     min_confirmations: int = 0
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Catalog:
         rows_wanted = max(1, min(limit, MOST))
         down = "DESC" if order[0] == "-" else "ASC"
         query = (
-            f"SELECT json, {column}, id, recipe FROM masks INDEXED BY {index} WHERE {' AND '.join(where) or 'TRUE'} "  # noqa: S608  # ours
+            f"SELECT json, {column}, id, recipe FROM masks INDEXED BY {index} WHERE {' AND '.join(where)} "  # noqa: S608  # ours
             f"ORDER BY {column} {down}, id {down}, recipe {down} LIMIT ?"
         )
         with self.file.reading() as connection:
@@ -188,6 +190,11 @@ class Catalog:
         found = self.get_json(mask)
         return None if found is None else _summary(found)
 
+    def every(self) -> list[MaskSummary]:
+        """All masks, each by each recipe, on whichever samples."""
+        with self.file.reading() as connection:
+            return [_summary(text) for (text,) in connection.execute("SELECT json FROM masks")]
+
     def count(self) -> int:
         """How many masks there are, each by each recipe."""
         with self.file.reading() as connection:
@@ -219,6 +226,7 @@ def _where(wanted: Wanted, *, metric: bool) -> tuple[list[str], list[Any]]:
     terms: list[tuple[str, Any]] = [
         ("model = ?", wanted.model),
         ("data = ?", wanted.data),
+        ("samples = ?", facts.samples(wanted.samples)),
         ("level >= ?", None if low is None else facts.level(low)),
         ("level <= ?", None if high is None else facts.level(high)),
         ("target = ?", wanted.target),

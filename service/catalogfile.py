@@ -13,12 +13,13 @@ from jobs.errors import UserError
 log = logging.getLogger(__name__)
 
 APPLICATION = 0x434F5053  # "COPS", in the file's header
-VERSION = 2  # of the tables, and of what `summarise` makes of runs: another one, and the file is made anew
+VERSION = 3  # of the tables, and of what `summarise` makes of runs: another one, and the file is made anew
 BUSY_SECONDS = 30.0
 MAPPED_BYTES = 2**30  # a question may look at all masks of a sparsity
 SQLITE = "", "-wal", "-shm"  # its files
 
 # `rank_*` are metrics with -1 for unknown, which a row value can be compared with. Every order ends in (id, recipe).
+_PLACE = "model, data, samples, level"
 _FILTERED = "target, controls, layout, seed, confirmations"
 TABLES = f"""
 CREATE TABLE runs (run TEXT PRIMARY KEY, mask TEXT NOT NULL, recipe TEXT NOT NULL, record TEXT NOT NULL);
@@ -28,18 +29,19 @@ CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID
 CREATE TABLE masks (
     id TEXT NOT NULL, recipe TEXT NOT NULL, model TEXT NOT NULL, data TEXT NOT NULL, method TEXT NOT NULL,
     target TEXT NOT NULL, controls TEXT NOT NULL, layout TEXT NOT NULL, seed INTEGER NOT NULL,
-    level INTEGER NOT NULL, sparsity REAL NOT NULL, confirmations INTEGER NOT NULL, confirmed INTEGER NOT NULL,
+    samples INTEGER NOT NULL, level INTEGER NOT NULL, sparsity REAL NOT NULL,
+    confirmations INTEGER NOT NULL, confirmed INTEGER NOT NULL,
     rank_validation REAL NOT NULL, rank_test REAL NOT NULL, rank_flops REAL NOT NULL, json BLOB NOT NULL
 );
 CREATE UNIQUE INDEX by_id ON masks (id, recipe);
 CREATE INDEX by_names ON masks (model, data, method, layout);
-CREATE INDEX best_validation ON masks (model, data, level, confirmed, rank_validation, id, recipe, {_FILTERED});
-CREATE INDEX best_test ON masks (model, data, level, confirmed, rank_test, id, recipe, {_FILTERED});
-CREATE INDEX by_validation ON masks (rank_validation, id, recipe, model, data, level, {_FILTERED});
-CREATE INDEX by_test ON masks (rank_test, id, recipe, model, data, level, {_FILTERED});
-CREATE INDEX by_sparsity ON masks (sparsity, id, recipe, model, data, level, {_FILTERED});
-CREATE INDEX by_flops ON masks (rank_flops, id, recipe, model, data, level, {_FILTERED});
-CREATE INDEX by_confirmations ON masks (confirmations, id, recipe, model, data, level, target, controls, layout, seed);
+CREATE INDEX best_validation ON masks ({_PLACE}, confirmed, rank_validation, id, recipe, {_FILTERED});
+CREATE INDEX best_test ON masks ({_PLACE}, confirmed, rank_test, id, recipe, {_FILTERED});
+CREATE INDEX by_validation ON masks (rank_validation, id, recipe, {_PLACE}, {_FILTERED});
+CREATE INDEX by_test ON masks (rank_test, id, recipe, {_PLACE}, {_FILTERED});
+CREATE INDEX by_sparsity ON masks (sparsity, id, recipe, {_PLACE}, {_FILTERED});
+CREATE INDEX by_flops ON masks (rank_flops, id, recipe, {_PLACE}, {_FILTERED});
+CREATE INDEX by_confirmations ON masks (confirmations, id, recipe, {_PLACE}, target, controls, layout, seed);
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """

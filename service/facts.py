@@ -19,6 +19,11 @@ def level(sparsity: float) -> int:
     return round(sparsity * NANO)
 
 
+def samples(most: int | None) -> int:
+    """Most samples that a mask was found and trained on; 0 for all."""
+    return most or 0
+
+
 def news(connection: Connection, records: Iterable[Record]) -> list[Record]:
     """Those among some records that the catalog does not have as they are."""
     query = "SELECT record FROM runs WHERE run = ?"
@@ -54,7 +59,7 @@ def derive(connection: Connection, keys: Iterable[Key]) -> None:
 
 def put(connection: Connection, summaries: Sequence[MaskSummary]) -> None:
     """Write summaries of masks that the catalog does not have."""
-    marks = ", ".join("?" * 17)
+    marks = ", ".join("?" * 18)
     connection.executemany(f"INSERT INTO masks VALUES ({marks})", map(_row, summaries))  # noqa: S608  # question marks
 
 
@@ -114,6 +119,7 @@ def _row(mask: MaskSummary) -> tuple[str | int | float | bytes, ...]:
         f",{','.join(mask.controls)},",
         mask.layout,
         mask.seed,
+        samples(mask.samples),
         level(mask.sparsity),
         mask.sparsity,
         mask.confirmations,

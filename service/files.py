@@ -47,7 +47,7 @@ class Files:
             Exception: what `fetch` raises.
         """
         # The checksum is part of the name: what was checked once is found with it.
-        for path in self._folder.glob(f"{run}-{name}-*"):
+        for path in self._folder.glob(f"{run}-{name}-{sha256 or '*'}"):
             with suppress(OSError):
                 os.utime(path, (time.time(), path.stat().st_mtime))
                 return Kept(path, path.name.rpartition("-")[2])

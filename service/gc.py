@@ -3,7 +3,7 @@
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,6 +71,7 @@ def collect(settings: Settings, hours: float, *, delete: bool, as_json: bool = F
 def waste(inventory: Inventory, settings: Settings, hours: float) -> tuple[list[Waste], list[str]]:
     """What can go, and remarks on what is kept and why."""
     folders = inventory.folders()
+    registered = inventory.registered()
     runs = {run.id: run for run in inventory.runs()}
     sweeps = [run for run in runs.values() if run.kind == "sweep" and not run.deleted]
     running = [sweep.name for sweep in sweeps if sweep.status == "RUNNING"]
@@ -78,11 +79,14 @@ def waste(inventory: Inventory, settings: Settings, hours: float) -> tuple[list[
     if running and hours < 1:
         remarks.append(f"sweep '{running[0]}' runs: what is younger than an hour is kept")
         hours = 1.0
+    for run, version in registered.items():
+        if run not in runs or runs[run].deleted:
+            remarks.append(f"files of deleted run '{run}' are kept: {version} needs them")
     before = time.time() - hours * HOUR
     found: list[Waste] = []
     for folder in dict.fromkeys(folders):
         try:
-            found += _files(folder, runs, before)
+            found += _files(folder, runs, registered.keys(), before)
         except (OSError, ValueError) as error:
             remarks.append(f"{folder} cannot be listed, so all there is kept: {error}")
     try:
@@ -96,7 +100,7 @@ def waste(inventory: Inventory, settings: Settings, hours: float) -> tuple[list[
     return found, remarks
 
 
-def _files(folder: str, runs: dict[str, Known], before: float) -> Iterator[Waste]:
+def _files(folder: str, runs: dict[str, Known], registered: Set[str], before: float) -> Iterator[Waste]:
     """Files of runs that can go, of one experiment."""
     files, root = fs.FileSystem.from_uri(folder)
     for one in files.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True)):
@@ -104,7 +108,7 @@ def _files(folder: str, runs: dict[str, Known], before: float) -> Iterator[Waste
         if not one.is_file or not RUN.fullmatch(run) or one.mtime_ns / 1e9 > before:
             continue
         sort = _sort(runs.get(run), name)
-        if sort is not None:
+        if sort is not None and (sort == UNFINISHED or run not in registered):
             yield Waste(sort, one.path, one.size, partial(files.delete_file, one.path))
 
 

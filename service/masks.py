@@ -32,6 +32,7 @@ class MaskSummary:
             are none, those of the search run, which is biased upward for having been picked.
         layout: of the mask, e.g. unstructured, filter or 2:4.
         rounds: in which it was pruned.
+        samples: at most so many training, validation and test samples each were used, for trying out; null for all.
         validation_error: standard error of `validation_accuracy`; null for a single run.
         test_accuracy: null without confirmations; never used to choose unless it is asked for.
         sweeps: MLflow runs of the sweeps that trained it.
@@ -58,6 +59,7 @@ class MaskSummary:
     seed: int
     layout: str
     rounds: int
+    samples: int | None
     recipe: str
     confirmations: int
     validation_accuracy: float
@@ -105,6 +107,7 @@ def _summary(records: Sequence[Record]) -> MaskSummary:
         seed=int(params["seed"]),
         layout=params.get("layout", "unstructured"),
         rounds=int(params.get("rounds", 1)),
+        samples=int(params["samples"]) if "samples" in params else None,
         recipe=searched.recipe,
         confirmations=len(confirmed),
         validation_accuracy=mean(validation),

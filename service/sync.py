@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from jobs.tracking import Record, Runs
 from service import facts
-from service.catalog import Catalog, Wanted
+from service.catalog import Catalog
 from service.catalogfile import CatalogFile
-from service.masks import MaskSummary, summarise
+from service.masks import summarise
 
 OVERLAP_MS = 15_000  # between readings of news: workers' clocks differ, and the end of a run may be told late
 
@@ -87,12 +87,7 @@ def rebuild(catalog: Catalog, runs: Runs) -> int:
 def differences(catalog: Catalog, runs: Runs) -> list[str]:
     """In what the catalog and MLflow disagree, one line each."""
     there = {(mask.id, mask.recipe): mask for mask in summarise(record for page in runs.records() for record in page)}
-    here: dict[facts.Key, MaskSummary] = {}
-    cursor, more = None, True
-    while more:
-        found, cursor = catalog.page(Wanted(), "sparsity", cursor, 1000)
-        here |= {(mask.id, mask.recipe): mask for mask in found}
-        more = cursor is not None
+    here = {(mask.id, mask.recipe): mask for mask in catalog.every()}
     lines = []
     for key in sorted(there.keys() | here.keys()):
         name = f"mask {key[0]}, recipe {key[1]}"

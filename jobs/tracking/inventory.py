@@ -56,6 +56,18 @@ class Inventory(Runs):
         """Where the files of each experiment's runs are, in a folder for each run."""
         return [str(one.artifact_location) for one in self._client.search_experiments(view_type=ViewType.ALL)]
 
+    def registered(self) -> dict[str, str]:
+        """Of each run that a version in the model registry names, that version: it lies among the run's files."""
+        found: dict[str, str] = {}
+        token = None
+        while True:
+            page = self._client.search_model_versions(max_results=1000, page_token=token)
+            told = {one.run_id: f"version {one.version} of the registered model '{one.name}'" for one in page}
+            found |= {run: version for run, version in told.items() if run}  # others' may have none
+            token = page.token
+            if not token:
+                return found
+
     def sweep_file(self, sweep: Known) -> Spec:
         """The file of a sweep.
 

@@ -61,7 +61,7 @@ class Registry(Runs):
             yield f"model registry: {self.uri}/#/models (networks: {kept}, champions: {champions})"
 
     def _register(self, session: Session, one: Candidate) -> bool:
-        """Keep a network, and make it the champion if none before it was as good; whether it is the champion."""
+        """Keep a network, and make the best one the champion, of equals the one that is; whether it is this one."""
         models = self._client.search_registered_models(f"name = '{one.name}'")
         versions = self._client.search_model_versions(f"name = '{one.name}'") if models else []
         same = {MASK: one.mask, RECIPE: one.recipe}
@@ -71,14 +71,15 @@ class Registry(Runs):
         elif int(mine.tags[CONFIRMATIONS]) < one.standing.runs:
             for name, value in _figures(one).items():
                 self._client.set_model_version_tag(one.name, mine.version, name, value)
-        crowned = models[0].aliases.get(CHAMPION) if models else None
-        champion = next((version for version in versions if str(version.version) == str(crowned)), None)
-        if champion is not None and champion.version == mine.version:
-            return True
-        if champion is not None and one.standing.validation <= float(champion.tags[ACCURACY]):
-            return False
-        self._client.set_registered_model_alias(one.name, CHAMPION, mine.version)
-        return True
+        crowned = str(models[0].aliases.get(CHAMPION)) if models else None
+        now = self._client.search_model_versions(f"name = '{one.name}'")  # with figures that may have fallen
+        best = max(
+            (version for version in now if ACCURACY in version.tags),
+            key=lambda version: (float(version.tags[ACCURACY]), str(version.version) == crowned),
+        )
+        if str(best.version) != crowned:
+            self._client.set_registered_model_alias(one.name, CHAMPION, best.version)
+        return bool(best.version == mine.version)
 
     def _create(self, session: Session, one: Candidate, *, first: bool) -> ModelVersion:
         runs = list(self._search(self._experiments(), f"tags.`{MASK}` = '{one.mask}' and status = 'FINISHED'"))

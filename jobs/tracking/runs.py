@@ -92,10 +92,10 @@ class Runs:
                         found[one.key] = one if one.outcome is not None else found.get(one.key, one)
         return found
 
-    def layer_densities(self, session: Session, key: str) -> dict[str, float]:
-        """Fraction kept by parameter name, of a finished trial with a mask; empty if there is none."""
+    def layer_densities(self, key: str) -> dict[str, float]:
+        """Fraction kept by parameter name, of a trial with a mask that any sweep finished; empty if there is none."""
         finished = f"tags.`{TRIAL}` = '{key}' and attributes.status = 'FINISHED'"
-        for run in self._search([session.experiment], finished):
+        for run in self._search(self._experiments(), finished):
             with tempfile.TemporaryDirectory() as folder, suppress(MlflowException, OSError):
                 file = self._client.download_artifacts(run.info.run_id, LAYERS_FILE, folder)
                 densities: dict[str, float] = json.loads(Path(file).read_text())["layer_density"]

@@ -239,6 +239,14 @@ def _params(spec: Spec, trial: Trial) -> list[Param]:
         **{f"{ALPHA}{name}": str(level) for name, level in zip(cell.controls, trial.alpha, strict=True)},
         **{f"{WEIGHT}{name}": str(weight) for name, weight in zip(cell.target, trial.weights, strict=True)},
     }
+    options: dict[str, tuple[Any, Any]] = {  # value and default
+        "samples": (spec.samples, None),
+        "pruning": (spec.pruning.model_dump(mode="json", exclude_defaults=True), {}),
+        "scoring": (spec.scoring.model_dump(mode="json", exclude_defaults=True), {}),
+    }
+    params |= {
+        name: json.dumps(value, separators=(",", ":")) for name, (value, default) in options.items() if value != default
+    }
     return [Param(*item) for item in params.items()]
 
 

@@ -62,6 +62,7 @@ def best(
     control: str | None = None,
     layout: str | None = None,
     seed: int | None = None,
+    samples: int | None = None,
     metric: Metric = "validation_accuracy",
     min_confirmations: int = 0,
 ) -> Steps[Found]:
@@ -69,7 +70,8 @@ def best(
 
     `model`, `data`, `target` ("snip+synflow" for several), `control` and `layout` are as in the sweep file. `sparsity`
     is the fraction of the weights removed: the nearest at or above it is taken, within `tolerance`. `seed` is that of
-    the initial weights. Masks confirmed with fresh seeds come first, then those with the best `metric`.
+    the initial weights. `samples` asks for masks of sweeps with so few, instead of those with all. Masks confirmed with
+    fresh seeds come first, then those with the best `metric`.
 
     Raises:
         ApiError: there is none (status 404), the API refuses or cannot be reached, or the file came damaged.
@@ -87,6 +89,7 @@ def masks(
     target: str | None = None,
     control: str | None = None,
     layout: str | None = None,
+    samples: int | None = None,
     sparsity_min: float | None = None,
     sparsity_max: float | None = None,
     min_confirmations: int | None = None,
@@ -94,6 +97,8 @@ def masks(
     limit: int = 100,
 ) -> Steps[list[MaskSummary]]:
     """The first masks of those that fit, at most `limit`; best validation accuracy first unless `sort` says other.
+
+    `samples` is as for `best`.
 
     Raises:
         ApiError: the API refuses or cannot be reached.
@@ -115,10 +120,13 @@ def frontier(
     data: str,
     *,
     layout: str | None = None,
+    samples: int | None = None,
     metric: Metric = "validation_accuracy",
     min_confirmations: int | None = None,
 ) -> Steps[list[MaskSummary]]:
     """Masks that no other of the model is at least as sparse and as accurate as; least sparse first.
+
+    `samples` is as for `best`.
 
     Raises:
         ApiError: the API refuses or cannot be reached.

@@ -17,6 +17,7 @@ Data = Annotated[str, typer.Argument(help="As in the sweep file, e.g. digits.", 
 Id = Annotated[str, typer.Argument(help="Id of a mask, as `cops best` prints it.", show_default=False)]
 ByMetric = Annotated[Metric, typer.Option(help="What makes a mask good.")]
 Layout = Annotated[str | None, typer.Option(help="Masks of this layout alone, e.g. 2:4.")]
+Samples = Annotated[int | None, typer.Option(min=16, help="Masks of sweeps with so few `samples`, not of all.")]
 Confirmations = Annotated[int, typer.Option(min=0, help="Fresh runs that there must be.")]
 
 
@@ -29,6 +30,7 @@ def best(
     target: Annotated[str | None, typer.Option(help="Masks of this target alone, e.g. snip+synflow.")] = None,
     control: Annotated[str | None, typer.Option(help="Masks with this control alone, e.g. grasp.")] = None,
     layout: Layout = None,
+    samples: Samples = None,
     metric: ByMetric = "validation_accuracy",
     min_confirmations: Confirmations = 0,
     as_json: Json = False,
@@ -45,6 +47,7 @@ def best(
             target=target,
             control=control,
             layout=layout,
+            samples=samples,
             metric=metric,
             min_confirmations=min_confirmations,
         ).summary
@@ -111,6 +114,7 @@ def frontier(
     model: Model,
     data: Data,
     layout: Layout = None,
+    samples: Samples = None,
     metric: ByMetric = "validation_accuracy",
     min_confirmations: Confirmations = 0,
     as_json: Json = False,
@@ -119,7 +123,9 @@ def frontier(
     from service.client import Client
 
     with Client() as client:
-        found = client.frontier(model, data, layout=layout, metric=metric, min_confirmations=min_confirmations)
+        found = client.frontier(
+            model, data, layout=layout, samples=samples, metric=metric, min_confirmations=min_confirmations
+        )
     if as_json:
         print_json(found)
         return
@@ -151,6 +157,7 @@ def _facts(mask: MaskSummary) -> list[list[str]]:
         ["test accuracy, %", percent(mask.test_accuracy)],
         ["fresh runs", str(mask.confirmations)],
         ["initialisation", str(mask.seed)],
+        ["samples", "all" if mask.samples is None else f"{mask.samples} at most"],
     ]
 
 

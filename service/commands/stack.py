@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from jobs.errors import UserError
-from service.show import Json
+from service.show import Json, print_json
 
 if TYPE_CHECKING:
     from service.stack.settings import StackSettings
@@ -15,35 +15,46 @@ app = typer.Typer()
 
 
 @app.command()
-def up() -> None:
+def up(as_json: Json = False) -> None:
     """Start the stack on this machine: PostgreSQL, S3, MLflow, Ray and the API; returns when all of them answer."""
     settings = _stack()
-    from service.stack.console import print_table
+    from service.stack.console import parts, print_table
     from service.stack.supervise import up as start
 
-    print("starting PostgreSQL, S3, MLflow, Ray and the API: half a minute")
+    if not as_json:
+        print("starting PostgreSQL, S3, MLflow, Ray and the API: half a minute")
     start(settings)
-    print_table(settings)
+    if as_json:
+        print_json({"parts": parts(settings), "logs": str(settings.logs)})
+    else:
+        print_table(settings)
 
 
 @app.command()
-def down() -> None:
+def down(as_json: Json = False) -> None:
     """Stop the stack; its data are kept."""
     settings = _stack()
     from service.stack.supervise import down as stop
 
-    print("stopped" if stop(settings) else "nothing was running")
+    ran = stop(settings)
+    if as_json:
+        print_json({"stopped": ran})
+    else:
+        print("stopped" if ran else "nothing was running")
 
 
 @app.command()
-def env() -> None:
+def env(as_json: Json = False) -> None:
     """Print what makes `python -m jobs` and `ray job submit` use the stack: eval "$(cops env)"."""
     settings = _stack()
-    from service.stack.console import exports
+    from service.stack.console import exports, variables
     from service.stack.supervise import require_same
 
     require_same(settings)
-    print(exports(settings))
+    if as_json:
+        print_json(variables(settings))
+    else:
+        print(exports(settings))
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """`cops submit | status | logs | stop | cancel | resume`: sweeps in the cluster, by the API."""
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -83,13 +84,14 @@ def status(
 def logs(
     sweep_id: Id,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the sweep ends.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each line as a JSON string, for programs.")] = False,
 ) -> None:
     """What a sweep has printed, while it runs and after."""
     from service.client import Client
 
     with Client() as client:
         for line in client.logs(_whole(client.sweeps(), sweep_id), follow=follow):
-            print(line, flush=True)
+            print(json.dumps(line) if as_json else line, flush=True)
 
 
 @app.command()

@@ -30,6 +30,9 @@ class Filters(BaseModel):
     control: Text | None = Field(None, description="one of the control scores", examples=["grasp"])
     layout: Text | None = Field(None, description="unstructured, filter or n:m", examples=["unstructured"])
     seed: int | None = Field(None, ge=0, le=2**40, description="of the initial weights", examples=[0])
+    samples: int | None = Field(
+        None, ge=16, le=10**9, description="of sweeps with so few `samples`, for trying out, instead of those with all"
+    )
     metric: Metric = Field("validation_accuracy", description="by which masks are compared")
     min_confirmations: int = Field(0, ge=0, le=10**9, description="runs with fresh seeds, at least")
 
@@ -80,7 +83,8 @@ def routes(parts: Parts) -> APIRouter:
             await parts.fresh()
             found = catalog.best_json(asked)
         if found is None:
-            known = ", ".join(f"{one:g}" for one in catalog.sparsities(Wanted(query.model, query.data))) or "none"
+            there = catalog.sparsities(Wanted(query.model, query.data, samples=query.samples))
+            known = ", ".join(f"{one:g}" for one in there) or "none"
             given = " ".join(f"{name}={value}" for name, value in query if value is not None)
             raise ProblemError(404, f"no mask for {given}; of that model and data, sparsities with masks: {known}")
         return Response(found, media_type=JSON)

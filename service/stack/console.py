@@ -12,11 +12,18 @@ from service.stack.settings import StackSettings
 from service.stack.supervise import status
 
 
+def parts(settings: StackSettings) -> list[dict[str, str | int]]:
+    """Where the parts listen, and their processes."""
+    return [
+        {"part": one.part.title, "address": one.part.address(settings), "process": one.pid} for one in status(settings)
+    ]
+
+
 def print_table(settings: StackSettings) -> None:
     """Where the parts listen, and what to do next."""
     table = Table("part", "address", "process", box=box.SIMPLE)
-    for one in status(settings):
-        table.add_row(one.part.title, one.part.address(settings), str(one.pid))
+    for one in parts(settings):
+        table.add_row(*map(str, one.values()))
     console = Console()
     console.print(table)
     console.print(f"logs: {settings.logs}", soft_wrap=True)
@@ -24,15 +31,24 @@ def print_table(settings: StackSettings) -> None:
     console.print("ray job submit --working-dir . -- python -m jobs SWEEP.yaml", soft_wrap=True)
 
 
-def exports(settings: StackSettings) -> str:
-    """Shell commands that set the environment of a user of the stack.
+def variables(settings: StackSettings) -> dict[str, str | None]:
+    """What a user of the stack has in the environment; None for what should not be there.
 
     Raises:
         UserError: there is no stack.
     """
     if not settings.ray_token.exists():
         raise UserError(f"COPS_HOME = '{settings.home}' holds no stack: start it with `cops up`")
-    unset = f"unset {' '.join(UNSET)}"
-    return "\n".join(
-        [unset, *(f"export {name}={shlex.quote(value)}" for name, value in client_environment(settings).items())]
-    )
+    return dict.fromkeys(UNSET) | client_environment(settings)
+
+
+def exports(settings: StackSettings) -> str:
+    """Shell commands that set it.
+
+    Raises:
+        UserError: as `variables`.
+    """
+    found = variables(settings).items()
+    unset = " ".join(name for name, value in found if value is None)
+    exported = [f"export {name}={shlex.quote(value)}" for name, value in found if value is not None]
+    return "\n".join([f"unset {unset}", *exported])

@@ -27,6 +27,26 @@ def test_dry_run_prints_counts_and_runs_nothing(home: Path, capsys: pytest.Captu
     assert not home.exists()
 
 
+def test_dry_run_tells_programs_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(SMOKE), "--dry-run", "--json"]) == 0
+    said = capsys.readouterr().out
+    found = json.loads(said)
+    assert found.pop("hours") > 0
+    assert found == {
+        "name": "smoke",
+        "cells": 3,
+        "baselines": 2,
+        "search": 4,
+        "confirmation": 3,
+        "ablation": 0,
+        "scores": 3,
+        "rounds": 0,
+        "unit": "CPU core hours",
+    }
+    done = CliRunner().invoke(app, ["sweep", str(SMOKE), "--dry-run", "--json"])
+    assert (done.exit_code, done.stdout) == (0, said)
+
+
 def test_explain_prints_a_sweep_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--explain"]) == 0
     (tmp_path / "defaults.yaml").write_text(capsys.readouterr().out)
@@ -45,7 +65,10 @@ def test_the_console_command_is_the_same(capsys: pytest.CaptureFixture[str]) -> 
     assert CliRunner().invoke(app, ["sweep", "--dry-run", str(SMOKE)]).exit_code == 0
 
 
-@pytest.mark.parametrize("arguments", [[], ["--smoke"], [str(SMOKE), "--smoke", "--dry-run"], ["--dryrun", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--smoke"], [str(SMOKE), "--smoke", "--dry-run"], ["--dryrun", "x"], [str(SMOKE), "--json"]],
+)
 def test_arguments_that_make_no_sense_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)

@@ -213,6 +213,22 @@ def test_the_champion_changes_only_for_a_better_one(swept: Swept, tracker: Track
     assert len(versions(tracker, first.name)) == 2
 
 
+def test_the_champion_changes_when_its_own_figure_falls(swept: Swept, tracker: Tracker) -> None:
+    (first,) = sweep(tracker, name="falls", seed=7).found
+    (second,) = sweep(tracker, name="falls-longer", seed=7, training={"epochs": 2}).found
+    registry = Registry(tracker.uri)
+
+    def after(one: Candidate) -> str:
+        list(registry.register(swept.session, [one]))
+        return champion(tracker, one.name)
+
+    assert after(judged(first, 0.9)) == "1"
+    assert after(judged(second, 0.8)) == "1"
+    assert after(judged(first, 0.8, runs=2)) == "1"
+    assert after(judged(first, 0.7, runs=3)) == "2"
+    assert after(judged(second, 0.6, runs=2)) == "1"
+
+
 def test_a_network_that_cannot_be_kept_is_told_of_and_the_others_are(
     tracker: Tracker, capfd: pytest.CaptureFixture[str]
 ) -> None:

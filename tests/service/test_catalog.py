@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -51,8 +51,10 @@ class Server:
     def runs(self) -> Runs:
         return Runs(self.uri)
 
-    def add(self, accuracy: float, ended: int | None = None, experiment: str | None = None) -> tuple[str, list[str]]:
-        """A mask like the pattern, but for its name and accuracy: its id, and its runs."""
+    def add(
+        self, accuracy: float, ended: int | None = None, experiment: str | None = None, **params: str
+    ) -> tuple[str, list[str]]:
+        """A mask like the pattern, but for its name, its accuracy and some params: its id, and its runs."""
         mask, made = secrets.token_hex(16), []
         for run in self.pattern:
             new = self.client.create_run(experiment or run.info.experiment_id).info.run_id
@@ -61,7 +63,7 @@ class Server:
             self.client.log_batch(
                 new,
                 [Metric(name, value, 0, 0) for name, value in metrics.items()],
-                [Param(*item) for item in run.data.params.items()],
+                [Param(*item) for item in (run.data.params | params).items()],
                 [RunTag(*item) for item in tags.items()],
             )
             self.client.set_terminated(new, "FINISHED", ended)
@@ -229,6 +231,25 @@ def test_pages_of_runs_leave_none_out(server: Server, monkeypatch: pytest.Monkey
     monkeypatch.setattr("jobs.tracking.runs.PAGE", 3)
     assert made <= {record.run for page in server.runs.ended(together) for record in page}
     assert {record.run for page in server.runs.records() for record in page} == before
+
+
+def test_a_mask_of_few_samples_stands_beside_no_other(server: Server, catalog: Catalog) -> None:
+    """A smoke sweep is confirmed, too, and accurate on the few images that it sees."""
+    mask, made = server.add(1.0, samples="32")
+    news(catalog, server.runs)
+    assert not differences(catalog, server.runs)
+    found = catalog.get(mask)
+    assert found is not None
+    assert (found.samples, found.confirmations) == (32, 1)
+    assert catalog.best(replace(PLACE, samples=32)) == found
+    assert catalog.frontier(replace(PLACE, samples=32)) == [found]
+    assert catalog.page(Wanted(samples=32)) == ([found], None)
+    best = catalog.best(PLACE)
+    assert best is not None
+    assert best.samples is None
+    assert mask not in masks_of(catalog) | {one.id for one in catalog.frontier(PLACE)}
+    for run in made:
+        server.client.delete_run(run)
 
 
 def test_a_foreign_run_with_our_tag_is_no_mask(server: Server, catalog: Catalog) -> None:

@@ -47,6 +47,7 @@ def _mask(draw: some.DrawFn, id_: str, recipe: str) -> MaskSummary:
         seed=draw(some.integers(0, 1)),
         layout=draw(some.sampled_from(["unstructured", "2:4"])),
         rounds=1,
+        samples=draw(some.sampled_from([None, None, 32])),
         recipe=recipe,
         confirmations=confirmations,
         validation_accuracy=draw(accuracy),
@@ -73,6 +74,7 @@ WISHES: dict[str, list[Any]] = {
     "control": ["grasp", "filter", "l1_filter"],
     "layout": ["2:4"],
     "seed": [0],
+    "samples": [32],
     "min_confirmations": [2],
 }
 
@@ -106,6 +108,7 @@ def fits(mask: MaskSummary, wanted: Wanted) -> bool:
         and (wanted.control is None or wanted.control in mask.controls)
         and wanted.layout in (None, mask.layout)
         and wanted.seed in (None, mask.seed)
+        and wanted.samples == mask.samples
         and mask.confirmations >= wanted.min_confirmations
     )
 

@@ -96,6 +96,13 @@ def test_the_trained_network_comes_with_its_zeros(client: Client) -> None:
         assert state[name][kept].any()
 
 
+def test_masks_of_few_samples_are_asked_for_by_name(client: Client) -> None:
+    assert {mask.samples for mask in client.masks()} == {None}
+    assert client.masks(samples=32) == client.frontier("convnet", "digits", samples=32) == []
+    with pytest.raises(ApiError, match=r"samples=32.*with masks: none"):
+        client.best("convnet", "digits", 0.9, samples=32)
+
+
 def test_what_the_api_refuses_is_one_line(client: Client) -> None:
     with pytest.raises(ApiError, match="no mask") as caught:
         client.best("convnet", "digits", 0.42)
@@ -153,6 +160,11 @@ def test_commands_find_show_and_fetch(address: str, tmp_path: Path) -> None:
     assert 0 <= compared["similarity"] <= 1
     assert compared["masks"][0]["id"] == masks[0]
     assert "kept by both" in cops(address, tmp_path, "compare", masks[0], masks[1]).stdout
+
+    sweep = json.loads(cops(address, tmp_path, "status", "--json").stdout)[0]["id"]
+    lines = cops(address, tmp_path, "logs", sweep).stdout.splitlines()
+    assert "trials 7/7" in "\n".join(lines)
+    assert [json.loads(line) for line in cops(address, tmp_path, "logs", sweep, "--json").stdout.splitlines()] == lines
 
     front = cops(address, tmp_path, "frontier", "convnet", "digits")
     assert "sparsity" in front.stdout

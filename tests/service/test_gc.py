@@ -51,7 +51,7 @@ class Left:
         cell = cells(SPEC)[0]
         kept = {"weight": torch.rand(100) > 0.9}
         runs = []
-        for alpha in (0.1, 0.2, 0.3):
+        for alpha in (0.1, 0.2, 0.3, 0.4):
             trial = Trial(cell, (1.0,), (alpha,))
             run = tracker.start_trial(SPEC, self.session, trial)
             metrics = {"validation_accuracy": 0.5, "sparsity": 0.9}
@@ -59,8 +59,12 @@ class Left:
             tracker.finish_trial(SPEC, self.session, trial, run, result, [])
             runs.append(run)
         tracker.end_sweep(self.session, "FINISHED")
-        self.mine, self.deleted, failed = runs
-        self.client.delete_run(self.deleted.id)
+        self.mine, self.deleted, failed, trained = runs
+        self.name = f"gc-{settings.home.parent.name}"
+        self.client.create_registered_model(self.name)
+        self.client.create_model_version(self.name, f"{trained.artifacts}/model", trained.id)
+        for run in (self.deleted, trained):
+            self.client.delete_run(run.id)
         self.client.update_run(failed.id, "FAILED")
         self.files, root = fs.FileSystem.from_uri(self.mine.artifacts)
         experiment = root.rpartition(f"/{self.mine.id}/")[0]
@@ -71,6 +75,8 @@ class Left:
             store.put(name, {"weight": torch.ones(3)})
         _, self.store = fs.FileSystem.from_uri(settings.store_url)
         stays = [f"{mine}/mask.cops", f"{mine}/notes.txt", f"{orphan}/notes.txt", f"{experiment}/readme/mask.cops"]
+        champion = root.replace(self.mine.id, trained.id)
+        stays += [f"{champion}/mask.cops", f"{champion}/model/MLmodel"]
         stays += [f"{self.store}/{name}.scores" for name in self.scores] + [f"{self.store}/notes.scores"]
         goes = [f"{root.replace(self.mine.id, run)}/mask.cops" for run in (self.deleted.id, failed.id)]
         goes += [f"{orphan}/mask.cops", f"{mine}/.mask.cops.{'0' * 16}.part", f"{self.store}/{OLD}.scores"]
@@ -80,6 +86,7 @@ class Left:
                 self.files.create_dir(path.rpartition("/")[0], recursive=True)
                 with self.files.open_output_stream(path) as file:
                     file.write(b"x")
+        self.trained = trained.id
         self.stays, self.goes = set(stays), set(goes)
 
     def there(self) -> set[str]:
@@ -116,6 +123,8 @@ def test_what_nothing_refers_to_goes(settings: Settings, capsys: pytest.CaptureF
 
         collect(settings, 0, delete=True)
         assert left.there() == left.stays
-        assert "score vectors of no sweep" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "score vectors of no sweep" in shown
+        assert f"run '{left.trained}' are kept: version 1 of the registered model '{left.name}' needs them" in shown
         collect(settings, 0, delete=True)
         assert "nothing to remove" in capsys.readouterr().out

@@ -82,10 +82,15 @@ def test_whichever_order_the_runs_come_in() -> None:
 def test_what_a_run_does_not_say_is_null() -> None:
     """Runs of earlier versions have no layout, no health and no checksums."""
     (mask,) = summarise([record("s", 0.9)])
-    assert (mask.layout, mask.rounds) == ("unstructured", 1)
+    assert (mask.layout, mask.rounds, mask.samples) == ("unstructured", 1, None)
     unknown = [mask.flops_share, mask.dead_share, mask.emptied_layers, mask.gradient_norm_ratio, mask.test_accuracy]
     assert unknown == [None] * 5
     assert [mask.file_sha256, mask.weights_run, mask.weights_sha256] == [None] * 3
+
+
+def test_a_mask_of_few_samples_says_so() -> None:
+    (mask,) = summarise([replace(record("s", 0.9), params=PARAMS | {"samples": "32"})])
+    assert mask.samples == 32
 
 
 def test_the_trained_network_is_that_of_the_run_that_has_it() -> None:

@@ -1,5 +1,6 @@
 """The real stack, as a user starts it: loopback only, secrets kept, sweeps through it, every part killed."""
 
+import json
 import os
 import socket
 import subprocess
@@ -134,6 +135,18 @@ def test_doctor_is_content(stack: Stack) -> None:
     assert all(part.title in done.stdout for part in PARTS.values())
 
 
+def test_programs_are_told_in_json(stack: Stack) -> None:
+    told = json.loads(stack.run(*COPS, "up", "--json").stdout)
+    assert [one["process"] for one in told["parts"]] == [one.pid for one in status(stack.settings)]
+    assert stack.settings.mlflow_url in {one["address"] for one in told["parts"]}
+    assert told["logs"] == str(stack.settings.logs)
+    variables = json.loads(stack.run(*COPS, "env", "--json").stdout)
+    shell = stack.run("sh", "-c", f'eval "$({" ".join(COPS)} env)" && env -0', AWS_PROFILE="x").stdout
+    seen = dict(line.partition("=")[::2] for line in shell.split("\0"))
+    assert {name: seen.get(name) for name in variables} == variables
+    assert variables["AWS_PROFILE"] is None
+
+
 def test_other_ports_than_those_that_run_are_refused(stack: Stack) -> None:
     port = str(stack.settings.stack_s3_port)
     for command in ("up", "env"):
@@ -197,6 +210,7 @@ def test_a_killed_supervisor_is_told_cleared_away_and_replaced(used: Stack) -> N
     assert used.run(*COPS, "down").stdout == "stopped\n"
     assert not any(of_part(settings, name) for name in PARTS)
     assert used.run(*COPS, "down").stdout == "nothing was running\n"
+    assert json.loads(used.run(*COPS, "down", "--json").stdout) == {"stopped": False}
     up(settings)
     assert ({run.info.run_id for run in used.runs()}, used.objects()) == before
     assert down(settings)
