@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def flatten(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Tensors by parameter name as one vector `(d,)`."""
+    """Tensors by parameter name as one vector `(d,)`, in the order of the mapping: vectors that meet must share it."""
     return torch.cat([values.flatten() for values in tensors.values()])
 
 

@@ -111,7 +111,8 @@ def combine(
 ) -> Pruning:
     """`prune` in one round, for scores that are already there: by score name, then by parameter name.
 
-    `model` is the network that was scored; only a layout of filters needs it.
+    `model` is the network that was scored. Only a layout of filters needs it; without it, the order of parameters, in
+    which ties break, is that of the first of the scores.
 
     Raises:
         ValueError: as `prune`; also where a score is missing, or is of another network.
@@ -120,7 +121,13 @@ def combine(
     for name in (*([target] if isinstance(target, str) else target), *controls):
         if name not in scores:
             raise ValueError(f"no scores for '{name}': there are {', '.join(scores)}")
-    shapes = {name: values.shape for name, values in scores[next(iter(scores))].items()}
+    first = next(iter(scores))
+    shapes = {name: values.shape for name, values in scores[first].items()}
+    if model is not None:
+        own = {name: weight.shape for name, weight in prunable(model).items()}
+        if not shapes.items() <= own.items():
+            raise ValueError(f"scores '{first}' are of another network than the model")
+        shapes = {name: own[name] for name in own if name in shapes}  # files of tensors do not keep the order
     form = Layout(layout, shapes, model, exclude, min_density)
     keep = form.keep(sparsity)
     solution = _choose(scores, form, target=target, controls=controls, keep=keep, alpha=alpha, alive=None)
@@ -145,7 +152,7 @@ def _choose(
     for name in (*weights, *controls):
         if {key: values.shape for key, values in scores[name].items()} != form.shapes:
             raise ValueError(f"scores '{name}' are of another network than scores '{next(iter(scores))}'")
-        vector = flatten(scores[name])
+        vector = flatten({key: scores[name][key] for key in form.shapes})
         vectors[name] = vector if alive is None else vector.masked_fill(~alive, 0)
     dtype = torch.float64 if any(v.dtype == torch.float64 for v in vectors.values()) else torch.float32
     vectors = {name: vector.to(dtype) for name, vector in vectors.items()}

@@ -69,6 +69,31 @@ def test_prune_is_scores_then_levels_then_solve() -> None:
     }
 
 
+@pytest.mark.parametrize("layout", ["unstructured", "filter", "2:4"])
+def test_the_order_of_parameters_in_scores_says_nothing(layout: str) -> None:
+    """Each score may have another one, as when it was read from a file; the mask has the network's."""
+    model, batches = mlp(), [mlp_batch()]
+    names = ("snip", "magnitude", "grasp")
+    scores = {name: score(name, model, batches) for name in names}
+    how: dict[str, Any] = {"target": {"snip": 0.4, "magnitude": 0.6}, "controls": ["grasp"], "alpha": [0.5]}
+    how |= {"sparsity": 0.5, "layout": layout}
+    expected = combine(scores, **how, model=model).mask.kept
+    for orders in itertools.product(itertools.permutations(scores["snip"]), repeat=len(names)):
+        shuffled = {name: {key: scores[name][key] for key in order} for name, order in zip(names, orders, strict=True)}
+        found = combine(shuffled, **how, model=model).mask.kept
+        assert list(found) == list(expected)
+        assert all(torch.equal(found[key], kept) for key, kept in expected.items())
+        if layout == "unstructured":
+            alone = combine(shuffled, **how).mask.kept
+            assert all(torch.equal(alone[key], kept) for key, kept in expected.items())
+
+
+def test_scores_of_another_network_than_the_model_are_refused() -> None:
+    model = mlp()
+    with pytest.raises(ValueError, match="scores 'magnitude' are of another network than the model"):
+        combine({"magnitude": score("magnitude", model, [])}, target="magnitude", sparsity=0.5, model=model[:1])
+
+
 def test_options_reach_their_scores() -> None:
     model = mlp()
     one, two = (
