@@ -124,6 +124,7 @@ def fit(
         session=session,
         tracker=tracker,
         checkpoints=settings.home / "checkpoints",
+        store_url=settings.store_url,
         scores={task: vectors for task, (vectors, _) in scores.items()},
         datasets=datasets,
         runner=runner,
@@ -156,13 +157,14 @@ class SweepTrial(tune.Trainable):
         session: Session,
         tracker: Tracker,
         checkpoints: Path,
+        store_url: str,
         scores: dict[ScoreTask, Any],
         datasets: dict[str, Any],
         runner: Callable[..., Generator[Epoch, None, Result]],
     ) -> None:
         """Called once per actor; scores and data are object references, fetched when a trial asks."""
         torch.set_num_threads(max(1, math.floor(spec.resources.cpu)))
-        self._spec, self._checkpoints = spec, checkpoints
+        self._spec, self._checkpoints, self._store_url = spec, checkpoints, store_url
         self._score_refs, self._data_refs = scores, datasets
         self._run = runner
         self._scores: dict[ScoreTask, Scores] = {}
@@ -205,12 +207,16 @@ class SweepTrial(tune.Trainable):
     def _score(self, trial: Trial, name: str) -> Scores:
         task = ScoreTask(trial.cell.model, trial.cell.data, trial.cell.seed, name)
         if task not in self._scores:
-            self._scores[task] = ray.get(self._score_refs[task])
+            data = self._dataset(task.data)
+            self._scores[task] = _unless_lost(
+                self._score_refs[task], lambda: _stored(self._spec, task, self._store_url, data)[0]
+            )
         return self._scores[task]
 
     def _dataset(self, name: str) -> Dataset:
         if name not in self._datasets:
-            self._datasets[name] = Dataset.from_arrays(ray.get(self._data_refs[name]))
+            arrays = _unless_lost(self._data_refs[name], lambda: load_data(name).to_arrays())
+            self._datasets[name] = Dataset.from_arrays(arrays)
         return self._datasets[name]
 
 
@@ -263,7 +269,21 @@ class _Scheduler(FIFOScheduler):
         return {}
 
 
-@ray.remote
+def _unless_lost(made: Any, again: Callable[[], Any]) -> Any:
+    """What a task made, or, if that was lost with a node, the same made `again` here.
+
+    Ray would run the task again, which needs a free CPU; all of them may be kept by trials that wait for this.
+    """
+    try:
+        return ray.get(made)
+    except ray.exceptions.RayError as error:
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        if not isinstance(cause, ray.exceptions.RayError):
+            raise
+        return again()
+
+
+@ray.remote(max_retries=0)
 def _load(name: str, session: Session, tracker: Tracker) -> dict[str, Any]:
     """A data set as arrays, decoded once; every process of a node reads the same memory. MLflow is told of it."""
     arrays = load_data(name).to_arrays()
@@ -271,15 +291,20 @@ def _load(name: str, session: Session, tracker: Tracker) -> dict[str, Any]:
     return arrays
 
 
-@ray.remote(num_returns=2)
+@ray.remote(num_returns=2, max_retries=0)
 def _score(spec: Spec, task: ScoreTask, store_url: str, arrays: dict[str, Any]) -> tuple[Scores, bool]:
     """A score vector, and whether it had to be computed."""
     torch.set_num_threads(max(1, math.floor(spec.resources.cpu)))
+    return _stored(spec, task, store_url, Dataset.from_arrays(arrays))
+
+
+def _stored(spec: Spec, task: ScoreTask, store_url: str, data: Dataset) -> tuple[Scores, bool]:
+    """The same from the store, or computed and put there."""
     store, name = ScoreStore(store_url), key("score", score_settings(spec, task))
     scores = store.get(name)
     if scores is not None:
         return scores, False
-    scores = compute_score(spec, task, Dataset.from_arrays(arrays))
+    scores = compute_score(spec, task, data)
     store.put(name, scores)
     return scores, True
 
