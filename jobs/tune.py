@@ -38,6 +38,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from jobs import cluster
 from jobs.control import Watch
 from jobs.feed import Feed, OnChange
 from jobs.tracking import Session, Tracker
@@ -51,13 +52,18 @@ HELD_SECONDS = 0.1  # between two times that a worker asks whether it may take i
 
 
 @contextmanager
-def connected(spec: Spec) -> Iterator[None]:
+def connected(spec: Spec) -> Iterator[str | None]:
     """Join the cluster that RAY_ADDRESS names (as in a job), else start Ray on this machine, on loopback.
 
+    Yields:
+        What the sweep will have to wait for, if no node can run a trial yet.
+
     Raises:
-        UserError: the cluster does not answer, or the local one lacks what a trial asks for.
+        UserError: the cluster does not answer, does not let us in, or can never run a trial.
     """
     address = os.environ.get("RAY_ADDRESS") or None
+    if address is not None:
+        cluster.answers(address)
     try:
         ray.init(
             address or "local",  # without a word of it, Ray would join a cluster that someone else runs here
@@ -67,17 +73,29 @@ def connected(spec: Spec) -> Iterator[None]:
         )
     except (ConnectionError, ValueError) as error:
         raise UserError(f"no Ray cluster answers at RAY_ADDRESS = '{address}': {error}") from None
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):
+            raise
+        raise UserError(
+            f"RAY_ADDRESS = '{address}': {error}; submit the sweep with `ray job submit`, which runs it by the "
+            "cluster's own Ray and Python, or install its versions here"
+        ) from None
     try:
-        total = ray.cluster_resources()
-        for name, needed in (("CPU", spec.resources.cpu), ("GPU", spec.resources.gpu)):
-            if address is None and needed > total.get(name, 0):
-                raise UserError(
-                    f"resources.{name.lower()} = {needed:g}: this machine has {total.get(name, 0):g}; "
-                    "ask for less, or submit the sweep to a cluster with `ray job submit`"
-                )
-        yield
+        if address is None:
+            _fits_here(spec)
+        yield None if address is None else cluster.suffices(spec.resources, ray.nodes())
     finally:
         ray.shutdown()
+
+
+def _fits_here(spec: Spec) -> None:
+    total = ray.cluster_resources()
+    for name, needed in (("CPU", spec.resources.cpu), ("GPU", spec.resources.gpu)):
+        if needed > total.get(name, 0):
+            raise UserError(
+                f"resources.{name.lower()} = {needed:g}: this machine has {total.get(name, 0):g}; "
+                "ask for less, or submit the sweep to a cluster with `ray job submit`"
+            )
 
 
 def disconnect() -> None:

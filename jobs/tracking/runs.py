@@ -71,7 +71,8 @@ class Runs:
             UserError: the server does not answer.
         """
         try:
-            answer = http_request(get_default_host_creds(self.uri), "/version", "GET", max_retries=1, timeout=10)
+            ours = get_default_host_creds(self.uri)  # type: ignore[no-untyped-call]
+            answer = http_request(ours, "/version", "GET", max_retries=1, timeout=10)  # type: ignore[no-untyped-call]
         except MlflowException as error:
             raise UserError(f"MLFLOW_TRACKING_URI = '{self.uri}' does not answer: {error.message}") from None
         return answer.text[:100].strip() if answer.ok else f"HTTP status {answer.status_code}"

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.conftest import ROOT
 
 CUT_SECONDS = 60.0
 SLOW = {"seconds": 0.2, "loss": 0.05}  # of each direction
+SECRET = ("RAY_AUTH_TOKEN", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD")
 SWEEP_SECONDS = 900.0  # for a sweep, its faults included
 MOST_STARTS = 3  # of a sweep
 
@@ -113,14 +115,25 @@ def finished(experiment: str) -> int:
     return 0 if found is None else len(client.search_runs([found.experiment_id], query))
 
 
-def knock(lab: Lab, *secrets: str) -> dict[str, str]:
-    """What the doors say to the client host when it knows these variables of the head's environment."""
+def knock(lab: Lab, secrets: Mapping[str, str]) -> dict[str, str]:
+    """What the doors say to the client host when it has these secrets."""
     every = lab.secrets("head")
-    known = {name: every[name] for name in ("PATH", "HOME", *secrets)}
-    line = [sys.executable, "-m", "tests.chaos.doors"]
-    done = lab.client.run(*line, environment=known | {"PYTHONPATH": str(ROOT)}, timeout=300)
+    known = {name: every[name] for name in ("PATH", "HOME")} | {"PYTHONPATH": str(ROOT)}
+    done = lab.client.run(sys.executable, "-m", "tests.chaos.doors", environment=known | dict(secrets), timeout=300)
     answers: dict[str, str] = json.loads(done.stdout)
     return answers
+
+
+def doors(lab: Lab) -> dict[str, int]:
+    """How many doors there are, how many are open without secrets or with wrong ones, and how many closed with ours."""
+    every = lab.secrets("head")
+    ours = {name: every[name] for name in (*SECRET, "RAY_AUTH_MODE", "MLFLOW_TRACKING_USERNAME", "AWS_ACCESS_KEY_ID")}
+    wrong = ours | dict.fromkeys(SECRET, "0" * 32)
+    said = {"none": knock(lab, {}), "wrong": knock(lab, wrong), "ours": knock(lab, ours)}
+    print(json.dumps(said, indent=1), file=sys.stderr, flush=True)
+    strangers = [answer for which in ("none", "wrong") for answer in said[which].values()]
+    closed = [answer for answer in said["ours"].values() if answer != "open"]
+    return {"doors": len(said["ours"]), "open_to_strangers": strangers.count("open"), "closed_to_us": len(closed)}
 
 
 def main() -> int:
@@ -129,30 +142,26 @@ def main() -> int:
     sweeps = SHORT if short else SWEEPS
     folder = Path(tempfile.mkdtemp(prefix="cops-", dir="/tmp"))  # which hosts share, unlike /var/tmp
     folder.chmod(0o755)  # PostgreSQL's user needs to go there
-    found: dict[str, Any] = {"faults": 0, "starts": 0}
+    faults, starts, heads, specs = 0, 0, 0, list[Spec]()
     try:
         with lab(folder) as built:
-            every = built.secrets("head")
-            found["strangers"] = knock(built)
-            found["ours"] = knock(built, *(name for name in every if name not in {"PATH", "HOME"}))
-            specs = []
-            for name, faults in sweeps.items():
-                if faults is None:
-                    with slow(built.s3, **SLOW):
-                        spec, starts = run(built, name, [], short=short)
-                else:
-                    spec, starts = run(built, name, faults, short=short)
+            found = doors(built)
+            for name, these in sweeps.items():
+                with slow(built.s3, **SLOW) if these is None else nullcontext():
+                    spec, started = run(built, name, these or [], short=short)
                 specs.append(spec)
-                found["starts"] += starts
-                found["faults"] += 1 if faults is None else len(faults)
-            found |= count(Settings.read(), built.secrets("head")["MLFLOW_TRACKING_URI"], specs)
+                starts += started
+                faults += len(these or [slow])
+                heads += kill_head in (these or [])
+            counted = count(Settings.read(), built.secrets("head")["MLFLOW_TRACKING_URI"], specs)
     except BaseException as error:
         print(f"what is left is in {folder}", file=sys.stderr)
         if isinstance(error, subprocess.CalledProcessError):
             print(error.stderr, file=sys.stderr)
         raise
     shutil.rmtree(folder, ignore_errors=True)
-    print(json.dumps(found))
+    needless = starts - len(sweeps) - heads  # nobody but the head takes the driver along
+    print(json.dumps({"faults": faults, "starts": starts, "needless_starts": needless} | found | counted))
     return 0
 
 

@@ -4,6 +4,7 @@ All are Linux namespaces below one that `apart` makes, which the machine itself 
 ends, the kernel removes everything. It takes root, and nothing but util-linux and iproute2.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -25,16 +26,24 @@ INIT = "".join(f"mkdir -p {path} && mount -t tmpfs -o mode=1777 tmpfs {path} && 
 def missing() -> str:
     """Why there can be no hosts here; empty if there can."""
     try:
-        done = subprocess.run([*APART, "ip", "link", "add", "br", "type", "bridge"], capture_output=True, check=False)
+        done = subprocess.run(
+            [*APART, "ip", "link", "add", "bridge", "type", "bridge"], capture_output=True, check=False
+        )
     except FileNotFoundError as error:
         return f"hosts in network namespaces take util-linux and iproute2: {error}"
     return done.returncode * f"hosts in network namespaces take root: {done.stderr.decode().strip()}"
 
 
-def apart(*arguments: str) -> subprocess.Popen[bytes]:
-    """Start a module of ours, with arguments, where there may be hosts: `Network` is for it alone."""
+def apart(*arguments: str) -> dict[str, int]:
+    """Run a module of ours, with arguments, where there may be hosts; the JSON that it prints last.
+
+    It dies with this process, and all hosts with it.
+    """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([*APART, sys.executable, "-m", *arguments], cwd=ROOT, env=environment)
+    command = [*APART, sys.executable, "-m", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 class Host:

@@ -80,7 +80,17 @@ class Lab:
 
     def ready(self, workers: int) -> None:
         """Wait until the head has so many living workers."""
-        line = [BIN / "ray", "list", "nodes", "--address", DASHBOARD, "--filter", "state=ALIVE", "--format", "json"]
+        line: list[str | Path] = [
+            BIN / "ray",
+            "list",
+            "nodes",
+            "--address",
+            DASHBOARD,
+            "--filter",
+            "state=ALIVE",
+            "--format",
+            "json",
+        ]
         deadline = time.monotonic() + SECONDS
         while True:
             done = self.client.run(*line, environment=self.secrets("head"), check=False)
@@ -102,7 +112,7 @@ class Lab:
         self.hosts["head"].run("sh", "-c", f"cat > {to} <<'END'\n{sweep.read_text()}\nEND")
         every = self.secrets("head")
         known = {name: every[name] for name in ("PATH", "HOME", "TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
-        line = [BIN / "ray", "job", "submit", "--address", DASHBOARD, "--working-dir", ROOT]
+        line: list[str | Path] = [BIN / "ray", "job", "submit", "--address", DASHBOARD, "--working-dir", ROOT]
         return self.client.start(*line, "--", "python", "-m", "jobs", to, environment=known)
 
     def processes(self, host: Host, name: str) -> list[psutil.Process]:
