@@ -45,7 +45,9 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
     from jobs.search import Search
     from jobs.storage import Studies
 
-    with tune.connected(spec), control.cancellable(), mlflow_server(settings) as uri:
+    with tune.connected(spec) as awaited, control.cancellable(), mlflow_server(settings) as uri:
+        if awaited:
+            console.print(awaited, soft_wrap=True)
         settings.home.mkdir(parents=True, exist_ok=True)
         studies, tracker = Studies(settings.studies_url), tracking.Tracker(uri)
         session = tracker.start_sweep(spec, provenance(path))

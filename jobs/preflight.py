@@ -7,14 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 from jobs.errors import UserError
 from jobs.local import check as check_server
 from jobs.settings import Settings
 
 S3_REMEDY = "check the bucket, the keys (AWS_SHARED_CREDENTIALS_FILE or AWS_ACCESS_KEY_ID) and AWS_ENDPOINT_URL"
+REFUSED = "HTTP status 401"
 FREE_BYTES = 200 * 10**6  # less is used up by the first masks and logs
 
 
@@ -57,14 +56,15 @@ def _home(settings: Settings) -> None:
 
 
 def _version(uri: str) -> None:
-    """Refuse a server that is no MLflow, or one of another major version than the library here."""
-    try:
-        with urlopen(f"{uri}/version", timeout=10) as answer:  # noqa: S310  # settings allow http(s) alone
-            found = answer.read(100).decode(errors="replace").strip()
-    except HTTPError as error:
-        found = f"HTTP status {error.code}"
-    except OSError as error:
-        raise UserError(f"MLFLOW_TRACKING_URI = '{uri}' does not answer: {error}") from None
+    """Refuse a server that lets us not in, is no MLflow, or one of another major version than the library here."""
+    from jobs.tracking import Runs
+
+    found = Runs(uri).server_version()
+    if found == REFUSED:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI = '{uri}' asks for a user and a password, and does not take ours: set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
     if not re.match(r"\d+\.\d+", found):
         raise UserError(
             f"MLFLOW_TRACKING_URI = '{uri}': what answers there is no MLflow server, which would say its version at "

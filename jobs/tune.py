@@ -36,6 +36,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from jobs import cluster
 from jobs.checkpoints import Checkpoint, checkpoint_store
 from jobs.control import Watch
 from jobs.feed import Feed, OnChange
@@ -50,13 +51,18 @@ HELD_SECONDS = 0.1  # between two times that a worker asks whether it may take i
 
 
 @contextmanager
-def connected(spec: Spec) -> Iterator[None]:
+def connected(spec: Spec) -> Iterator[str | None]:
     """Join the cluster that RAY_ADDRESS names (as in a job), else start Ray on this machine, on loopback.
 
+    Yields:
+        What the sweep will have to wait for, if no node can run a trial yet.
+
     Raises:
-        UserError: the cluster does not answer, or the local one lacks what a trial asks for.
+        UserError: the cluster does not answer, does not let us in, or can never run a trial.
     """
     address = os.environ.get("RAY_ADDRESS") or None
+    if address is not None:
+        cluster.answers(address)
     try:
         ray.init(
             address or "local",  # without a word of it, Ray would join a cluster that someone else runs here
@@ -66,17 +72,29 @@ def connected(spec: Spec) -> Iterator[None]:
         )
     except (ConnectionError, ValueError) as error:
         raise UserError(f"no Ray cluster answers at RAY_ADDRESS = '{address}': {error}") from None
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):
+            raise
+        raise UserError(
+            f"RAY_ADDRESS = '{address}': {error}; submit the sweep with `ray job submit`, which runs it by the "
+            "cluster's own Ray and Python, or install its versions here"
+        ) from None
     try:
-        total = ray.cluster_resources()
-        for name, needed in (("CPU", spec.resources.cpu), ("GPU", spec.resources.gpu)):
-            if address is None and needed > total.get(name, 0):
-                raise UserError(
-                    f"resources.{name.lower()} = {needed:g}: this machine has {total.get(name, 0):g}; "
-                    "ask for less, or submit the sweep to a cluster with `ray job submit`"
-                )
-        yield
+        if address is None:
+            _fits_here(spec)
+        yield None if address is None else cluster.suffices(spec.resources, ray.nodes())
     finally:
         ray.shutdown()
+
+
+def _fits_here(spec: Spec) -> None:
+    total = ray.cluster_resources()
+    for name, needed in (("CPU", spec.resources.cpu), ("GPU", spec.resources.gpu)):
+        if needed > total.get(name, 0):
+            raise UserError(
+                f"resources.{name.lower()} = {needed:g}: this machine has {total.get(name, 0):g}; "
+                "ask for less, or submit the sweep to a cluster with `ray job submit`"
+            )
 
 
 def disconnect() -> None:
@@ -123,6 +141,7 @@ def fit(
         session=session,
         tracker=tracker,
         checkpoints=settings.checkpoints_url,
+        store_url=settings.store_url,
         scores={task: vectors for task, (vectors, _) in scores.items()},
         datasets=datasets,
         runner=runner,
@@ -155,6 +174,7 @@ class SweepTrial(tune.Trainable):
         session: Session,
         tracker: Tracker,
         checkpoints: str,
+        store_url: str,
         scores: dict[ScoreTask, Any],
         datasets: dict[str, Any],
         runner: Callable[..., Generator[Epoch, None, Result]],
@@ -162,6 +182,7 @@ class SweepTrial(tune.Trainable):
         """Called once per actor; scores and data are object references, fetched when a trial asks."""
         torch.set_num_threads(spec.resources.threads)
         self._spec, self._checkpoints = spec, checkpoint_store(checkpoints)
+        self._store_url = store_url
         self._score_refs, self._data_refs = scores, datasets
         self._run = runner
         self._scores: dict[ScoreTask, Scores] = {}
@@ -204,12 +225,16 @@ class SweepTrial(tune.Trainable):
     def _score(self, trial: Trial, name: str) -> Scores:
         task = ScoreTask(trial.cell.model, trial.cell.data, trial.cell.seed, name)
         if task not in self._scores:
-            self._scores[task] = ray.get(self._score_refs[task])
+            data = self._dataset(task.data)
+            self._scores[task] = _unless_lost(
+                self._score_refs[task], lambda: _stored(self._spec, task, self._store_url, data)[0]
+            )
         return self._scores[task]
 
     def _dataset(self, name: str) -> Dataset:
         if name not in self._datasets:
-            self._datasets[name] = Dataset.from_arrays(ray.get(self._data_refs[name]))
+            arrays = _unless_lost(self._data_refs[name], lambda: load_data(name).to_arrays())
+            self._datasets[name] = Dataset.from_arrays(arrays)
         return self._datasets[name]
 
 
@@ -262,7 +287,21 @@ class _Scheduler(FIFOScheduler):
         return {}
 
 
-@ray.remote
+def _unless_lost(made: Any, again: Callable[[], Any]) -> Any:
+    """What a task made, or, if that was lost with a node, the same made `again` here.
+
+    Ray would run the task again, which needs a free CPU; all of them may be kept by trials that wait for this.
+    """
+    try:
+        return ray.get(made)
+    except ray.exceptions.RayError as error:
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        if not isinstance(cause, ray.exceptions.RayError):
+            raise
+        return again()
+
+
+@ray.remote(max_retries=0)
 def _load(name: str, session: Session, tracker: Tracker) -> dict[str, Any]:
     """A data set as arrays, decoded once; every process of a node reads the same memory. MLflow is told of it."""
     arrays = load_data(name).to_arrays()
@@ -270,15 +309,20 @@ def _load(name: str, session: Session, tracker: Tracker) -> dict[str, Any]:
     return arrays
 
 
-@ray.remote(num_returns=2)
+@ray.remote(num_returns=2, max_retries=0)
 def _score(spec: Spec, task: ScoreTask, store_url: str, arrays: dict[str, Any]) -> tuple[Scores, bool]:
     """A score vector, and whether it had to be computed."""
     torch.set_num_threads(spec.resources.threads)
+    return _stored(spec, task, store_url, Dataset.from_arrays(arrays))
+
+
+def _stored(spec: Spec, task: ScoreTask, store_url: str, data: Dataset) -> tuple[Scores, bool]:
+    """The same from the store, or computed and put there."""
     store, name = ScoreStore(store_url), key("score", score_settings(spec, task))
     scores = store.get(name)
     if scores is not None:
         return scores, False
-    scores = compute_score(spec, task, Dataset.from_arrays(arrays))
+    scores = compute_score(spec, task, data)
     store.put(name, scores)
     return scores, True
 

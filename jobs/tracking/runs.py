@@ -11,6 +11,8 @@ from typing import Literal, Self
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 
 from jobs.errors import UserError
 from jobs.known import Known
@@ -61,6 +63,19 @@ class Runs:
     def __reduce__(self) -> tuple[type[Self], tuple[str]]:
         """Workers get the address, and speak to the server themselves."""
         return type(self), (self.uri,)
+
+    def server_version(self) -> str:
+        """What the server says its version is, asked with our user and password; `HTTP status N` if it says none.
+
+        Raises:
+            UserError: the server does not answer.
+        """
+        try:
+            ours = get_default_host_creds(self.uri)  # type: ignore[no-untyped-call]
+            answer = http_request(ours, "/version", "GET", max_retries=1, timeout=10)  # type: ignore[no-untyped-call]
+        except MlflowException as error:
+            raise UserError(f"MLFLOW_TRACKING_URI = '{self.uri}' does not answer: {error.message}") from None
+        return answer.text[:100].strip() if answer.ok else f"HTTP status {answer.status_code}"
 
     def page(self, session: Session) -> str:
         """Address of the sweep's page in MLflow's UI."""

@@ -28,6 +28,7 @@ from service.catalog import Catalog
 from service.sync import differences
 from service.syncing import Syncing
 from tests.chaos.count import SWEEP, count, right
+from tests.chaos.hosts import apart, missing
 from tests.conftest import ROOT, Home, new_home
 
 if TYPE_CHECKING:
@@ -119,9 +120,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of what is killed, and when")
     parser.add_argument("--servers", action="store_true", help="kill PostgreSQL, S3 and MLflow of a stack instead")
     parser.add_argument("--seconds", type=float, default=30.0, help="for which each server is kept down")
+    parser.add_argument("--hosts", action="store_true", help="cut and kill hosts in network namespaces; takes root")
+    parser.add_argument("--short", action="store_true", help="of --hosts: one fault")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if options.servers:
+    if options.hosts:
+        if why := missing():
+            parser.error(why)
+        found = apart("tests.chaos.faults", *["short"] * options.short)
+    elif options.servers:
         from tests.chaos.servers import own_stack  # its clients are not needed for the rest
 
         found = own_stack(options.seconds)

@@ -9,22 +9,22 @@ from typing import Any, Self
 
 from ray.cluster_utils import Cluster
 
-WORKERS = 2  # nodes beside the head, which is never killed
-
 
 class Nodes:
     """Three nodes of one CPU each, each with a temporary folder of its own.
 
     Args:
         folder: short, since Ray's socket paths may not be long.
+        head: CPUs of the head.
+        workers: nodes beside it, which is never killed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, head: int = 1, workers: int = 2) -> None:
         self._folder = folder
         self._added = 0
-        head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": str(folder / "head"), **_LOOPBACK}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self._nodes = [self._add() for _ in range(WORKERS)]
+        first = {"num_cpus": head, "include_dashboard": False, "temp_dir": str(folder / "head"), **_LOOPBACK}
+        self._cluster = Cluster(initialize_head=True, head_node_args=first)
+        self._nodes = [self._add() for _ in range(workers)]
 
     @property
     def address(self) -> str:

@@ -93,6 +93,7 @@ def _incomplete(settings: Settings, spec: Spec) -> int:
 
 
 def right(found: dict[str, int]) -> bool:
-    """Whether nothing is lost, and nothing done twice."""
-    wrong = ("twice", "unreadable", "misfits", "running", "incomplete_studies", "disagreeing")
+    """Whether nothing is lost, nothing done twice, and nobody let in who should not be."""
+    lost = ("twice", "unreadable", "misfits", "running", "incomplete_studies", "disagreeing")
+    wrong = (*lost, "needless_starts", "open_to_strangers", "closed_to_us")
     return found["planned"] == found["finished"] and not any(found.get(name) for name in wrong)

