@@ -205,9 +205,9 @@ def stick_breaking(fractions: list[float]) -> tuple[float, ...]:
     """Map `J - 1` numbers, uniform in [0, 1], to `J` weights, uniform on the simplex; two weights are (u, 1 - u)."""
     weights, rest = [], 1.0
     for left, fraction in zip(range(len(fractions), 0, -1), fractions, strict=True):
-        weights.append(round(rest * (1 - (1 - fraction) ** (1 / left)), 4))
+        weights.append(abs(round(rest * (1 - (1 - fraction) ** (1 / left)), 4)))  # -0.0 would be another trial
         rest -= weights[-1]
-    return (*weights, abs(round(rest, 4)))  # -0.0 would be another trial
+    return (*weights, abs(round(rest, 4)))
 
 
 def stick_fractions(weights: tuple[float, ...]) -> list[float]:
