@@ -14,6 +14,7 @@ from playwright.sync_api import sync_playwright
 from cops import Mask
 from jobs.local import mlflow_server
 from jobs.settings import Settings
+from service.tokens import TokenFile
 from tests.conftest import Swept, free_port
 from tests.service.api import api
 from tests.test_product import CHROMIUM
@@ -250,3 +251,36 @@ def test_docs_need_no_network(client: httpx.Client) -> None:
         page.get_by_text("/v1/masks/best", exact=True).wait_for(timeout=60_000)
         browser.close()
     assert all(url.startswith((str(client.base_url), "data:")) for url in asked), asked
+
+
+def test_replicas_need_not_know_of_one_another(mlflow: str, tmp_path: Path) -> None:
+    """What one answers the other goes on from, and a token is revoked for both."""
+    file = TokenFile(tmp_path / "tokens.json")
+    text, token = file.create("balancer", "read")
+    headers = {"Authorization": f"Bearer {text}"}
+    with (
+        api(mlflow, tmp_path / "one", tokens=file.path) as first,
+        api(mlflow, tmp_path / "other", tokens=file.path) as second,
+        httpx.Client(base_url=first, headers=headers, timeout=60) as one,
+        httpx.Client(base_url=second, headers=headers, timeout=60) as other,
+    ):
+        every = one.get("/v1/masks").json()
+        assert len(every) == 3
+        assert other.get("/v1/masks").json() == every
+        answer = one.get("/v1/masks", params={"limit": 1})
+        found = answer.json()
+        for replica in (other, one):
+            answer = replica.get(answer.links["next"]["url"])
+            found += answer.json()
+        assert found == every
+        path = f"/v1/masks/{every[0]['id']}/file"
+        tags = [replica.get(path).headers["ETag"] for replica in (one, other)]
+        assert tags[0] == tags[1]
+        assert other.get(path, headers={"If-None-Match": tags[0]}).status_code == 304
+        (sweep,) = one.get("/v1/sweeps").json()
+        assert other.get(f"/v1/sweeps/{sweep['id']}").json() == sweep
+        file.revoke(token.id)
+        for replica in (one, other):
+            refused = replica.get("/v1/masks")
+            assert refused.status_code == 401
+            assert "revoked" in problem(refused)["detail"]
