@@ -34,7 +34,8 @@ def unknown(what: str, value: str, known: Sequence[str]) -> str:
 
 def one_line(error: ValidationError, model: type[BaseModel]) -> str:
     """The first complaint of pydantic in one line: key, value, what is wrong."""
-    first, *others = error.errors()
+    # An unknown key first: where one is mistyped, the right one is missing, too.
+    first, *others = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     # A list whose only item is bad is also reported as too short.
     others = [other for other in others if other["loc"] != first["loc"][: len(other["loc"])]]
     path = first["loc"]

@@ -1,6 +1,7 @@
 """The console command `cops`."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ def sweep(arguments: Annotated[list[str] | None, typer.Argument(metavar="FILE [O
     """Run a sweep, here or in the Ray cluster that RAY_ADDRESS names; the same as `python -m jobs`, see its --help."""
     from jobs.__main__ import main as jobs
 
+    sys.path.insert(0, str(Path.cwd()))  # where people's own models are; `python -m` has it, too
     raise typer.Exit(jobs(arguments or []))
 
 

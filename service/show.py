@@ -17,10 +17,10 @@ def print_json(answer: Any) -> None:
 
 
 def table(*columns: str, rows: list[list[str]], title: str | None = None) -> Table:
-    """Rows under their columns; long texts are folded."""
+    """Rows under their columns; long texts are folded, but for an `id`, which people copy."""
     made = Table(title=title, title_justify="left", box=box.SIMPLE)
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold", no_wrap=column == "id")
     for row in rows:
         made.add_row(*row)
     return made

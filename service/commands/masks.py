@@ -61,11 +61,14 @@ def best(
 @app.command()
 def fetch(
     mask_id: Id,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to save it.")] = Path("mask.cops"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to save it; else mask.cops, or weights.safetensors.")
+    ] = None,
     weights: Annotated[bool, typer.Option(help="The trained network's state, in safetensors, instead.")] = False,
     as_json: Json = False,
 ) -> None:
     """Save the file of a mask."""
+    output = output or Path("weights.safetensors" if weights else "mask.cops")
     if not output.absolute().parent.is_dir():
         raise UserError(f"--output = '{output}': there is no folder '{output.absolute().parent}'; make it first")
     from service.client import Client
