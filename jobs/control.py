@@ -14,6 +14,7 @@ from jobs.tracking import Session, Sweeps, Tracker
 
 POLL_SECONDS = 3.0
 STOP, CANCEL = "stop", "cancel"
+TAKEN = "another process has taken over the sweep"
 
 
 def stop(tracker: Sweeps, sweep: str) -> None:
@@ -63,7 +64,7 @@ class Watch(threading.Thread):
             except Exception:  # noqa: S112  # the server may be back the next time
                 continue
             if wish.session != self._session.id:
-                self._search.close("another process has taken over the sweep", "KILLED")
+                self._search.close(TAKEN, "KILLED")
             elif wish.control == STOP:
                 self._search.close("stopped", "KILLED")
             if wish.session != self._session.id or wish.control == CANCEL:
