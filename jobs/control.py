@@ -17,6 +17,7 @@ POLL_SECONDS = 3.0
 LEARN_SECONDS = 10.0  # between two times that other sweeps' results are asked for
 SKEW_SECONDS = 60.0  # that the clock of another sweep's worker may be behind
 STOP, CANCEL = "stop", "cancel"
+TAKEN = "another process has taken over the sweep"
 
 
 def stop(tracker: Sweeps, sweep: str) -> None:
@@ -71,7 +72,7 @@ class Watch(threading.Thread):
             except Exception:  # noqa: S112  # the server may be back the next time
                 continue
             if wish.session != self._session.id:
-                self._search.close("another process has taken over the sweep", "KILLED")
+                self._search.close(TAKEN, "KILLED")
             elif wish.control == STOP:
                 self._search.close("stopped", "KILLED")
             if wish.session != self._session.id or wish.control == CANCEL:

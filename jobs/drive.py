@@ -75,7 +75,7 @@ def sweep(path: Path, *, tiny: bool = False) -> int:
     if search.closed:
         console.print(f"{search.closed}: {len(search.outcomes)} of {search.planned} trials have ended")
     if search.status == "KILLED":
-        console.print("the same command goes on from here")
+        console.print("it goes on there" if search.closed == control.TAKEN else "the same command goes on from here")
         return 130
     every = all(cell.winner is not None for cell in search.cells.values())
     return 0 if every and search.status == "FINISHED" else 1

@@ -1,4 +1,4 @@
-"""A short form of `python -m tests.chaos --hosts`: a cluster on hosts of its own, one of which vanishes."""
+"""A short form of `python -m tests.chaos --hosts`: a cluster on hosts of its own, one of which loses its raylet."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def found() -> dict[str, int]:
     return answer
 
 
-def test_a_sweep_survives_that_a_workers_machine_is_gone(found: dict[str, int]) -> None:
+def test_a_sweep_survives_that_a_worker_is_killed(found: dict[str, int]) -> None:
     assert (found["faults"], found["needless_starts"]) == (1, 0)
     assert found["finished"] == found["planned"] > 5
     assert not any(found[name] for name in ("twice", "unreadable", "running", "incomplete_studies"))

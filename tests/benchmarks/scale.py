@@ -60,7 +60,7 @@ def gpus(folder: Path, count: int) -> Row:
     os.environ["COPS_BENCHMARK_SLEEP"] = str(SLEEP_SECONDS)
     spec = spec_of(count, 2, resources={"cpu": 0.01, "gpu": 1}, scoring={"batch_size": 16})
     settings = fresh(folder, "gpus")
-    ray.init(num_gpus=count, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    ray.init("local", num_gpus=count, include_dashboard=False, configure_logging=False, log_to_driver=False)
     most: list[float] = []
 
     def look(search: Search, _: Limits) -> None:

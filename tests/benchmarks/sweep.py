@@ -270,7 +270,7 @@ def _gpus(folder: Path, gpus: int, seconds: float, rounds: int) -> float:
     settings = fresh(folder, "gpus")
     import ray  # after `jobs.tune`, which says how it should start
 
-    ray.init(num_gpus=gpus, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    ray.init("local", num_gpus=gpus, include_dashboard=False, configure_logging=False, log_to_driver=False)
     search = Search(spec)
     tune.fit(search, SESSION, settings, Files(str(settings.home / "m")), lambda *_: None, asleep)
     ray.shutdown()

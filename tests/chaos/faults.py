@@ -74,7 +74,7 @@ SWEEPS: dict[str, list[Fault] | None] = {
     "head": [kill_head, cut_store],
     "slow-s3": None,
 }
-SHORT: dict[str, list[Fault] | None] = {"short": [vanish]}
+SHORT: dict[str, list[Fault] | None] = {"short": [kill_raylet]}
 
 
 def run(lab: Lab, name: str, faults: list[Fault], *, short: bool) -> tuple[Spec, int]:
@@ -86,7 +86,8 @@ def run(lab: Lab, name: str, faults: list[Fault], *, short: bool) -> tuple[Spec,
     file = lab.folder / f"{name}.yaml"
     own: dict[str, Any] = {"name": name, "experiment": name, "seed": sorted([*SWEEPS, *SHORT]).index(name)}
     if short:
-        own |= {"grid": SWEEP["grid"] | {"sparsities": [0.9]}, "search": {"trials": 4}, "confirmations": 1}
+        own |= {"grid": SWEEP["grid"] | {"sparsities": [0.9]}, "baselines": ["snip"], "search": {"trials": 3}}
+        own |= {"confirmations": 0}
     file.write_text(yaml.safe_dump(SWEEP | own | {"failures": {"backoff_seconds": 1}}))
     spec, started, starts = Spec.load(file), time.monotonic(), 1
     job = lab.submit(file)
