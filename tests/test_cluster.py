@@ -39,8 +39,12 @@ def start(home: Home, file: Path, address: str, **extra: str) -> subprocess.Pope
     return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=-1, stderr=-1)
 
 
-def test_what_was_lost_with_a_node_is_made_again_though_no_cpu_is_free(folder: Path) -> None:
+def test_what_was_lost_with_a_node_is_made_again_though_no_cpu_is_free(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trial of the only worker needs data and scores that went with the worker before it."""
+    monkeypatch.setenv("RAY_health_check_period_ms", "1000")  # Ray takes a node for dead after half a minute else
+    monkeypatch.setenv("RAY_health_check_failure_threshold", "2")
     home, file = new_home(folder / "home"), folder / "lost.yaml"
     tree = yaml.safe_load(SMOKE.read_text()) | {"name": "lost", "training": {"epochs": 8}}
     file.write_text(yaml.safe_dump(tree))
