@@ -11,7 +11,7 @@ FILES = [path for package in ("cops", "jobs", "service") for path in sorted((ROO
 MAY_USE = {"cops": {"cops"}, "jobs": {"cops", "jobs"}, "service": {"cops", "jobs", "service"}}
 ONLY_IN = {
     "mlflow": {"jobs/tracking/"},
-    "ray": {"jobs/cluster.py", "jobs/tune.py", "service/launcher.py"},
+    "ray": {"jobs/tune.py", "jobs/cluster.py", "service/launcher.py"},
     "optuna": {"jobs/studies.py", "jobs/storage.py", "jobs/search.py"},
     "boto3": {"jobs/tracking/s3.py"},
     "botocore": {"jobs/tracking/s3.py"},
