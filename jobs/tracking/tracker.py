@@ -55,7 +55,6 @@ from jobs.tracking.runs import known
 from jobs.tracking.sweeps import Sweeps
 from jobs.trial import Epoch, Result
 
-KIND_OF_EXPERIMENT = "mlflow.experimentKind"  # by which MLflow's pages open on runs and metrics, not on traces
 MOST_METRICS = 1000  # of one request
 ASK_SECONDS = 1.0  # between two times that a worker asks whose the sweep is: each is a request
 FENCE_SECONDS = ASK_SECONDS + 2.0  # in which a worker of a killed driver ends the trials that its last answer lets it
@@ -79,13 +78,7 @@ class Tracker(Sweeps):
         tags = {KIND: "sweep", SWEEP: key, SESSION: id_, CONTROL: "", **ours}
         try:
             found = self._client.get_experiment_by_name(spec.experiment)
-            experiment = (
-                found.experiment_id
-                if found
-                else self._client.create_experiment(
-                    spec.experiment, tags={KIND_OF_EXPERIMENT: "custom_model_development"}
-                )
-            )
+            experiment = found.experiment_id if found else self._client.create_experiment(spec.experiment)
             earlier = next(self._search([experiment], f"tags.`{SWEEP}` = '{key}'"), None)
             if earlier is None:
                 created = self._client.create_run(experiment, run_name=spec.name, tags=tags).info
