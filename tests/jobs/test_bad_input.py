@@ -65,6 +65,10 @@ CASES = {
     "negative confirmations": (damaged("confirmations", -1), ["confirmations", "-1"]),
     "a word for a number": (damaged("training.epochs", "many"), ["training.epochs", "'many'", "integer"]),
     "bad name": (damaged("name", "my sweep/1"), ["name", "'my sweep/1'"]),
+    "mistyped key": (
+        {("workload" if key == "workloads" else key): value for key, value in GOOD.items()},
+        ["unknown key 'workload'", "'workloads'"],  # rather than that the right one is missing
+    ),
     "missing key": ({key: value for key, value in GOOD.items() if key != "grid"}, ["'grid' is missing"]),
 }
 
